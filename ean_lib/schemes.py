@@ -1,0 +1,220 @@
+"""Connection schemes: which blocks of a residual network use their stage's attention module.
+
+A scheme has one bit per block, in the order in which the blocks are computed, and is written with a dash
+between stages: `110-0011` connects the first two of three blocks and the last two of four.
+A `Scheme` cannot be changed and can be a dictionary key, so that a score found once is not computed again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from reprlib import repr as short
+from typing import Any
+
+import torch
+
+MAX_ENUMERATED_BLOCKS = 20  # 2^20 is about a million schemes
+
+
+def _bit(value: Any, position: int) -> bool:
+    if hasattr(value, "tolist"):  # a number out of a numpy array or a tensor
+        value = value.tolist()
+    if isinstance(value, Integral) and value in (0, 1):  # bools are integers too
+        return bool(value)
+    raise ValueError(
+        f"Block {position} of a scheme must be 0, 1, False or True, but it is {short(value)} "
+        f"({type(value).__name__})."
+    )
+
+
+def _check_stages(stages: Any) -> tuple[int, ...]:
+    counts = tuple(stages) if isinstance(stages, Sequence) and not isinstance(stages, str | bytes) else ()
+    if not counts or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in counts):
+        raise ValueError(
+            "`stages` must be the positive numbers of blocks of the stages, such as (3, 4, 6, 3), "
+            f"but it is {short(stages)}."
+        )
+    return tuple(int(n) for n in counts)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A connection scheme: `bits[l]` is True where block l uses attention.
+
+    Args:
+        bits: one truth value per block, first block first.
+        stages: the number of blocks of each stage; they add up to `len(bits)`.
+
+    Raises:
+        ValueError: if a bit is not 0 or 1, a stage is not a positive integer, or the two do not fit together.
+    """
+
+    bits: tuple[bool, ...]
+    stages: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        stages = _check_stages(self.stages)
+        bits = tuple(_bit(value, position) for position, value in enumerate(self.bits))
+        if len(bits) != sum(stages):
+            raise ValueError(
+                f"A scheme for stages {stages} needs {sum(stages)} bits, one per block, "
+                f"but it has {len(bits)}."
+            )
+        object.__setattr__(self, "bits", bits)
+        object.__setattr__(self, "stages", stages)
+
+    @classmethod
+    def parse(cls, value: Any, stages: Sequence[int] | None = None) -> Scheme:
+        """Read a scheme in any of the forms in which people and files write one.
+
+        Args:
+            value: a text such as "110-0011"; a flat sequence, array or tensor of bools or 0-1 integers; one such
+                sequence per stage; a mapping {"bits": any of these, "stages": optional}; the JSON text of one
+                of these; or a `Scheme`.
+            stages: blocks per stage. Needed for flat sequences; without it a text without dashes is one stage.
+                Where `value` tells the stages too, the two must agree.
+
+        Raises:
+            ValueError: if the value is none of these forms or does not fit `stages`.
+        """
+        wanted = None if stages is None else _check_stages(stages)
+        scheme = cls._read(value, wanted)
+        if wanted is not None and scheme.stages != wanted:
+            raise ValueError(
+                f"The scheme {short(str(scheme))} is for stages of {scheme.stages} blocks, but stages of "
+                f'{wanted} blocks are expected: write one bit per block, such as "{cls.full(wanted)}".'
+            )
+        return scheme
+
+    @classmethod
+    def _read(cls, value: Any, wanted: tuple[int, ...] | None) -> Scheme:
+        """`parse` without its last check: `wanted` is used only where the value does not tell the stages."""
+        if isinstance(value, Scheme):
+            return value
+        if isinstance(value, str):
+            text = value.strip()
+            if text.startswith(("[", "{", '"')):
+                try:
+                    value = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(
+                        f"The scheme {short(text)} looks like JSON but cannot be read: {error}."
+                    ) from None
+                return cls._read(value, wanted)
+            parts = text.split("-")
+            if set(text) - set("01-") or not all(parts):
+                raise ValueError(
+                    "A scheme is written with 0 and 1 and single dashes between stages, such as "
+                    f'"110-0011", but it is {short(text)}.'
+                )
+            lengths = wanted if wanted and len(parts) == 1 else tuple(map(len, parts))
+            return cls(tuple(character == "1" for character in "".join(parts)), lengths)
+        if isinstance(value, Mapping):
+            if "bits" not in value or not set(value) <= {"bits", "stages"}:
+                raise ValueError(
+                    'A scheme given as a mapping needs the key "bits" and may have "stages", but its keys '
+                    f"are {short(list(value))}."
+                )
+            own = value.get("stages")
+            return cls._read(value["bits"], wanted) if own is None else cls.parse(value["bits"], own)
+        if hasattr(value, "tolist"):  # tensors and numpy arrays
+            value = value.tolist()
+        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+            raise ValueError(
+                'A scheme must be a text such as "110-0011", a sequence of 0 and 1, one such sequence per '
+                f"stage, or JSON of these, but it is {short(value)} ({type(value).__name__})."
+            )
+        if value and all(isinstance(part, Sequence) and not isinstance(part, str) for part in value):
+            return cls(tuple(bit for part in value for bit in part), tuple(map(len, value)))
+        if wanted is None:
+            raise ValueError(
+                f"The flat scheme {short(value)} does not say where its stages end: give `stages`, such as "
+                '(3, 4), or write it as "110-0011" or [[1, 1, 0], [0, 0, 1, 1]].'
+            )
+        return cls(tuple(value), wanted)
+
+    @classmethod
+    def full(cls, stages: Sequence[int]) -> Scheme:
+        """Every block connected (Share-full, or Org-full where nothing is shared)."""
+        return cls((True,) * sum(_check_stages(stages)), tuple(stages))
+
+    @classmethod
+    def none(cls, stages: Sequence[int]) -> Scheme:
+        """No block connected (the backbone)."""
+        return ~cls.full(stages)
+
+    @classmethod
+    def random(
+        cls, stages: Sequence[int], generator: torch.Generator, connected: int | None = None
+    ) -> Scheme:
+        """Draw a scheme: each bit is 1 with probability ½, or exactly `connected` bits are, uniformly.
+
+        Raises:
+            ValueError: if `generator` is no `torch.Generator`, or `connected` is not in 0..blocks.
+        """
+        stages = _check_stages(stages)
+        blocks = sum(stages)
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"`generator` must be a torch.Generator, but it is {short(generator)}.")
+        if connected is None:
+            bits = torch.randint(2, (blocks,), generator=generator, device=generator.device)
+        elif type(connected) is not int or not 0 <= connected <= blocks:
+            raise ValueError(
+                f"`connected` must be an integer from 0 to {blocks}, the number of blocks, "
+                f"but it is {connected!r}."
+            )
+        else:
+            bits = torch.randperm(blocks, generator=generator, device=generator.device) < connected
+        return cls(tuple(bits.tolist()), stages)
+
+    @classmethod
+    def all_of(cls, stages: Sequence[int]) -> Iterator[Scheme]:
+        """All 2^blocks schemes, from 0...00 and 0...01 to 1...11.
+
+        Raises:
+            ValueError: above 20 blocks.
+        """
+        blocks = sum(_check_stages(stages))
+        if blocks > MAX_ENUMERATED_BLOCKS:
+            raise ValueError(
+                f"All schemes are listed for at most {MAX_ENUMERATED_BLOCKS} blocks, but stages "
+                f"{tuple(stages)} have {blocks}, that is 2^{blocks} schemes: draw some with `Scheme.random`."
+            )
+        return (cls(bits, tuple(stages)) for bits in itertools.product((False, True), repeat=blocks))
+
+    @property
+    def connected(self) -> int:
+        """How many blocks are connected."""
+        return sum(self.bits)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of blocks that are not connected, 0 to 1."""
+        return 1 - self.connected / len(self.bits)
+
+    @property
+    def per_stage(self) -> tuple[tuple[bool, ...], ...]:
+        """The bits, one tuple per stage."""
+        bits = iter(self.bits)
+        return tuple(tuple(itertools.islice(bits, blocks)) for blocks in self.stages)
+
+    def as_tensor(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """The bits as a bool tensor of shape (blocks,)."""
+        return torch.tensor(self.bits, dtype=torch.bool, device=device)
+
+    def to_json(self) -> str:
+        """JSON text that `parse` reads back, such as {"bits": "110-0011", "stages": [3, 4]}."""
+        return json.dumps({"bits": str(self), "stages": list(self.stages)})
+
+    def __str__(self) -> str:
+        return "-".join("".join("1" if bit else "0" for bit in part) for part in self.per_stage)
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __invert__(self) -> Scheme:
+        return Scheme(tuple(not bit for bit in self.bits), self.stages)

@@ -1,0 +1,169 @@
+"""Schemes: every way of writing one gives the same scheme, and every wrong way says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ean_lib.schemes import Scheme
+
+STAGES = st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple)
+SCHEMES = STAGES.flatmap(
+    lambda stages: st.tuples(*[st.booleans()] * sum(stages)).map(lambda bits: Scheme(bits, stages))
+)
+
+
+@given(SCHEMES)
+def test_every_written_form_reads_back_as_the_same_scheme(scheme):
+    flat = [int(bit) for bit in scheme.bits]
+    per_stage = [[int(bit) for bit in part] for part in scheme.per_stage]
+    assert Scheme.parse(str(scheme)) == scheme
+    assert Scheme.parse(str(scheme), scheme.stages) == scheme
+    assert Scheme.parse(str(scheme).replace("-", ""), scheme.stages) == scheme
+    assert Scheme.parse(f" {scheme}\n") == scheme
+    assert Scheme.parse(scheme.to_json()) == scheme
+    assert Scheme.parse(scheme.to_json(), scheme.stages) == scheme
+    assert Scheme.parse(json.dumps(str(scheme))) == scheme
+    assert Scheme.parse(json.dumps({"bits": str(scheme)})) == scheme
+    assert Scheme.parse(json.dumps(flat), scheme.stages) == scheme
+    assert Scheme.parse(json.dumps(per_stage)) == scheme
+    assert Scheme.parse({"bits": flat, "stages": list(scheme.stages)}) == scheme
+    assert Scheme.parse(flat, list(scheme.stages)) == scheme
+    assert Scheme.parse(scheme.bits, scheme.stages) == scheme
+    assert Scheme.parse(per_stage) == scheme
+    assert Scheme.parse(scheme.as_tensor(), scheme.stages) == scheme
+    assert Scheme.parse(torch.tensor(flat), scheme.stages) == scheme
+    assert Scheme.parse(np.array(scheme.bits), scheme.stages) == scheme
+    assert Scheme.parse(list(np.array(scheme.bits)), scheme.stages) == scheme
+    assert Scheme.parse(scheme, scheme.stages) is not None and Scheme.parse(scheme) == scheme
+    assert pickle.loads(pickle.dumps(scheme)) == scheme and hash(Scheme.parse(str(scheme))) == hash(scheme)
+
+
+@given(SCHEMES)
+def test_counts_and_complement_agree_with_the_bits(scheme):
+    assert len(scheme) == sum(scheme.stages) == len(scheme.bits)
+    assert scheme.connected == sum(scheme.bits)
+    assert scheme.sparsity == pytest.approx(scheme.bits.count(False) / len(scheme))
+    assert tuple(bit for part in scheme.per_stage for bit in part) == scheme.bits
+    assert tuple(len(part) for part in scheme.per_stage) == scheme.stages
+    assert ~~scheme == scheme and scheme.connected + (~scheme).connected == len(scheme)
+    tensor = scheme.as_tensor()
+    assert tensor.dtype == torch.bool and tensor.tolist() == list(scheme.bits)
+
+
+def test_the_written_example_of_the_design():
+    scheme = Scheme.parse("110-0011", stages=(3, 4))
+    assert scheme.bits == (True, True, False, False, False, True, True)
+    assert (str(scheme), scheme.connected, scheme.sparsity) == ("110-0011", 4, 1 - 4 / 7)
+    assert scheme.to_json() == '{"bits": "110-0011", "stages": [3, 4]}'
+
+
+def test_full_and_none_connect_all_blocks_and_no_block():
+    assert (str(Scheme.full((2, 3))), str(Scheme.none([2, 3]))) == ("11-111", "00-000")
+    assert (Scheme.full((2, 3)).sparsity, Scheme.none((2, 3)).sparsity) == (0.0, 1.0)
+
+
+def test_all_of_lists_every_scheme_once_in_lexicographic_order():
+    schemes = [str(scheme) for scheme in Scheme.all_of((1, 2))]
+    assert schemes == ["0-00", "0-01", "0-10", "0-11", "1-00", "1-01", "1-10", "1-11"]
+
+
+def test_all_of_refuses_more_than_20_blocks_when_called():
+    Scheme.all_of((20,))
+    with pytest.raises(ValueError, match=r"at most 20 blocks, but stages \(10, 11\) have 21"):
+        Scheme.all_of((10, 11))
+
+
+def test_random_repeats_with_its_generator_and_has_fair_bits():
+    stages = (4, 5)
+    draws = [Scheme.random(stages, g) for g in [torch.Generator().manual_seed(3)] for _ in range(2000)]
+    again = Scheme.random(stages, torch.Generator().manual_seed(3))
+    assert again == draws[0]
+    share = torch.stack([scheme.as_tensor() for scheme in draws]).double().mean(0)
+    assert (share - 0.5).abs().max() < 0.06  # five standard errors
+
+
+@given(st.integers(0, 9), st.integers(0, 2**31))
+def test_random_connects_exactly_as_many_blocks_as_asked(connected, seed):
+    scheme = Scheme.random((4, 5), torch.Generator().manual_seed(seed), connected=connected)
+    assert scheme.connected == connected and scheme.stages == (4, 5)
+
+
+def test_random_with_a_count_reaches_every_choice():
+    generator = torch.Generator().manual_seed(0)
+    assert len({Scheme.random((2, 3), generator, connected=2) for _ in range(500)}) == 10  # 5 choose 2
+
+
+def test_a_scheme_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Scheme.full((2,)).bits = (False, False)
+
+
+BAD = {
+    "letters": ("11x-0011", (3, 4), "written with 0 and 1 and single dashes .* but it is \"?'11x-0011"),
+    "empty text": ("", None, "written with 0 and 1"),
+    "blank text": ("  ", (3,), "written with 0 and 1"),
+    "double dash": ("11--00", None, "single dashes"),
+    "outer dash": ("11-00-", None, "single dashes"),
+    "other digits": ("١١-٠٠", None, "written with 0 and 1"),
+    "wrong stage lengths": ("1100-011", (3, 4), r"for stages of \(4, 3\) blocks, but stages of \(3, 4\)"),
+    "too few stages": ("110", (3, 4), r"stages \(3, 4\) needs 7 bits, one per block, but it has 3"),
+    "too many bits": ([1] * 8, (3, 4), "needs 7 bits, one per block, but it has 8"),
+    "flat without stages": ([1, 0, 1], None, "does not say where its stages end: give `stages`"),
+    "empty list": ([], None, "does not say where its stages end"),
+    "empty stage": ([[1, 0], []], None, r"positive numbers of blocks of the stages, .* but it is \(2, 0\)"),
+    "mixed nesting": ([[1, 0], 1], (2, 1), r"Block 0 of a scheme must be 0, 1, False or True"),
+    "per-stage lengths": ([[1, 0], [1]], (1, 2), r"for stages of \(2, 1\) blocks"),
+    "a two": ([0, 2, 1], (3,), r"Block 1 of a scheme must be 0, 1, False or True, but it is 2 \(int\)"),
+    "floats": ([0.0, 1.0], (2,), r"Block 0 .* but it is 0.0 \(float\)"),
+    "float tensor": (torch.rand(3), (3,), r"Block 0 .* \(float\)"),
+    "texts in a list": (["1", "0"], (2,), r"Block 0 .* '1' \(str\)"),
+    "None": (None, (2,), r"A scheme must be a text .* but it is None \(NoneType\)"),
+    "a number": (110, (3,), r"but it is 110 \(int\)"),
+    "bytes": (b"110", (3,), r"but it is b'110' \(bytes\)"),
+    "a set": ({0, 1}, (2,), r"\(set\)"),
+    "0-d tensor": (torch.tensor(True), (1,), r"but it is True \(bool\)"),
+    "broken JSON": ('{"bits": "110"', None, "looks like JSON but cannot be read"),
+    "deep JSON": ("[" * 100_000, None, "looks like JSON but cannot be read"),
+    "JSON without bits": ('{"scheme": "110"}', None, r'needs the key "bits" .* its keys are \[\'scheme\'\]'),
+    "extra keys": ({"bits": "110", "note": 1}, None, 'may have "stages"'),
+    "two stage claims": ({"bits": [1, 0, 1], "stages": [1, 2]}, (2, 1), r"for stages of \(1, 2\) blocks"),
+    "scheme of another network": (Scheme.full((3,)), (2, 1), r"for stages of \(3,\) blocks, .* \"11-1\""),
+    "stages a number": ("110", 3, r"`stages` must be the positive numbers .* but it is 3"),
+    "stages empty": ("110", (), r"`stages` must be .* but it is \(\)"),
+    "stages zero": ("110", (3, 0), r"`stages` must be"),
+    "stages a text": ("110", "3", r"`stages` must be"),
+    "stages floats": ("110", (1.5, 1.5), r"`stages` must be"),
+    "stages bools": ("11", (True, True), r"`stages` must be"),
+}
+
+
+@pytest.mark.parametrize("value, stages, message", BAD.values(), ids=BAD.keys())
+def test_bad_input_says_what_was_expected_and_what_came(value, stages, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Scheme.parse(value, stages)
+    assert len(str(caught.value)) < 400
+
+
+@given(st.one_of(st.text(), st.lists(st.one_of(st.integers(), st.floats(), st.text(), st.none()))))
+def test_any_other_input_is_a_scheme_or_a_value_error(value):
+    with contextlib.suppress(ValueError):
+        assert isinstance(Scheme.parse(value, (2, 1)), Scheme)
+
+
+@pytest.mark.parametrize("connected", [-1, 4, 1.0, True, "2"])
+def test_random_refuses_a_count_that_does_not_fit(connected):
+    with pytest.raises(ValueError, match="`connected` must be an integer from 0 to 3"):
+        Scheme.random((1, 2), torch.Generator(), connected=connected)
+
+
+def test_random_refuses_a_seed_in_place_of_a_generator():
+    with pytest.raises(ValueError, match=r"must be a torch\.Generator, but it is 0"):
+        Scheme.random((1, 2), 0)

@@ -72,10 +72,10 @@ class Scheme:
         """Read a scheme in any of the forms in which people and files write one.
 
         Args:
-            value: a text such as "110-0011"; a flat sequence, array or tensor of bools or 0-1 integers; one such
-                sequence per stage; a mapping {"bits": any of these, "stages": optional}; the JSON text of one
-                of these; or a `Scheme`.
-            stages: blocks per stage. Needed for flat sequences; without it a text without dashes is one stage.
+            value: a text such as "110-0011"; a flat sequence, array or tensor of bools or 0-1 integers; one
+                such sequence per stage; a mapping {"bits": one of these, "stages": optional}; JSON text of
+                any of these; or a `Scheme`.
+            stages: blocks per stage. Needed for flat sequences; if None, a text without dashes is one stage.
                 Where `value` tells the stages too, the two must agree.
 
         Raises:

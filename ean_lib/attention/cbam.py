@@ -1,0 +1,54 @@
+"""CBAM (Woo et al., ECCV 2018): a channel gate, then a spatial gate, each from both mean and maximum.
+
+The authors' code puts a BatchNorm after the spatial convolution. The paper's equation has none, and neither
+has this: in a module that blocks share, it would mix the statistics of different blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ean_lib.attention.common import State, average_pool, check_positive, reduced_channels, statistics_dtype
+from ean_lib.attention.registry import register_attention
+
+
+@register_attention("cbam")
+class CBAM(nn.Module):
+    """x' = x * sigmoid(mlp(mean(x)) + mlp(max(x))) over positions, then
+    y = x' * sigmoid(conv([mean(x'), max(x')])) over channels.
+
+    Args:
+        channels: C.
+        rd_ratio: R / C of the MLP C -> R -> C, which has no bias; R is rounded down and at least 1.
+        rd_channels: R itself, instead of `rd_ratio`.
+        spatial_kernel_size: of the spatial convolution, odd.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        rd_channels: int | None = None,
+        spatial_kernel_size: int = 7,
+    ) -> None:
+        super().__init__()
+        reduced = reduced_channels(channels, rd_ratio, rd_channels)
+        size = check_positive("spatial_kernel_size", spatial_kernel_size)
+        if size % 2 == 0:
+            raise ValueError(f"`spatial_kernel_size` must be odd, but it is {size}.")
+        self.fc1 = nn.Conv2d(channels, reduced, 1, bias=False)
+        self.fc2 = nn.Conv2d(reduced, channels, 1, bias=False)
+        self.spatial = nn.Conv2d(2, 1, size, padding=size // 2, bias=False)
+
+    def _mlp(self, pooled: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(pooled.to(self.fc1.weight.dtype))))
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        channel_gate = torch.sigmoid(self._mlp(average_pool(x)) + self._mlp(x.amax((2, 3), keepdim=True)))
+        x = x * channel_gate.to(x.dtype)
+        mean = x.mean(1, keepdim=True, dtype=statistics_dtype(x))
+        maps = torch.cat([mean, x.amax(1, keepdim=True).to(mean.dtype)], dim=1)  # (B, 2, H, W)
+        spatial_gate = torch.sigmoid(self.spatial(maps.to(self.spatial.weight.dtype)))
+        return x * spatial_gate.to(x.dtype), state

@@ -1,0 +1,90 @@
+"""timm's attention layers as `timm:<name>`, for example `timm:gc` (global context). timm is optional.
+
+Any layer of `timm.layers.create_attn` serves that keeps the shape of its input; a probe with small maps
+finds out. Some of these layers hold a BatchNorm (cbam, coord, sk, ...). Where a stage shares its module,
+that BatchNorm mixes the statistics of all connected blocks, and nothing in the name says so: prefer the
+layers without one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ean_lib.attention.common import State
+from ean_lib.attention.registry import check_keywords, suggest
+
+# Of timm 1.0 those that need no further options. Others (bottleneck with feat_size) can be asked for by name.
+_KEEP_SHAPE = ["cbam", "ceca", "coord", "eca", "ecam", "ela", "ese", "gc", "gca", "lambda", "lcbam", "nl"]
+_KEEP_SHAPE += ["scoord", "se", "sk", "splat", "strip"]
+_PROBE_SIZES = ((8, 8), (5, 7), (1, 1))
+
+
+class TimmAttention(nn.Module):
+    """A timm layer that takes and passes on a state that it does not use."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.layer(x).to(x.dtype), state
+
+
+def timm_names() -> list[str]:
+    """The names of timm's layers that keep the shape; none where timm is not installed."""
+    return list(_KEEP_SHAPE) if importlib.util.find_spec("timm") else []
+
+
+def create_timm(name: str, channels: int, **keywords: Any) -> TimmAttention:
+    """Build timm's attention layer `name` and see that it keeps the shape of its input.
+
+    Raises:
+        ValueError: if timm is missing, the name or an option is unknown, or the layer does not serve.
+    """
+    try:
+        from timm.layers import create_attn, get_attn
+    except ImportError:
+        raise ValueError(
+            f"The attention module 'timm:{name}' needs the package timm: install it with `pip install timm`."
+        ) from None
+    try:
+        layer_class = get_attn(name)
+    except AssertionError:  # timm's way of saying that it has no such layer
+        layer_class = None
+    if layer_class is None:
+        raise ValueError(f"timm has no attention layer {name!r}. {suggest(name, _KEEP_SHAPE)}")
+    check_keywords(f"timm's attention layer {name!r}", layer_class, keywords)
+    what = f"timm's attention layer {name!r} with {channels} channels and the options {keywords}"
+    try:
+        layer = create_attn(name, channels, **keywords)
+    except Exception as error:  # layers assert, and raise whatever else, on options that they cannot do
+        raise ValueError(f"{what} could not be built: {type(error).__name__}: {error}") from error
+    _probe(what, layer, channels, [keywords["feat_size"]] if "feat_size" in keywords else _PROBE_SIZES)
+    return TimmAttention(layer)
+
+
+@torch.no_grad()
+def _probe(what: str, layer: nn.Module, channels: int, sizes: Any) -> None:
+    layer.eval()  # BatchNorm statistics must not see the probe
+    for height, width in sizes:
+        x = torch.linspace(-1, 1, channels * height * width).view(1, channels, height, width)
+        before = x.clone()
+        try:
+            y = layer(x)
+        except Exception as error:
+            raise ValueError(
+                f"{what} fails on a map of {height}x{width}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(y, Tensor) or y.shape != x.shape:
+            shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"{what} turns the shape {tuple(x.shape)} into {shape}, but attention must keep the shape."
+            )
+        if not torch.equal(x, before):
+            raise ValueError(f"{what} overwrites its input, which the shortcut still needs.")
+    layer.train()

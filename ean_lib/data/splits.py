@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ean_lib.data.folder import LazySplit
 
 AUGMENTATIONS = ("flip", "crop")
+SPLIT_SEED = 201114058  # the paper's arXiv number: search-val and test parts never depend on the user's seed
 Batch = tuple[Tensor, Tensor]
 
 
@@ -83,11 +84,35 @@ def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     """A random order of all images, (N,) int64, whose every prefix holds classes as equally as they last."""
     shuffled = torch.randperm(len(labels), generator=generator)
     of_class = labels[shuffled]
-    round_of = torch.empty_like(of_class)  # how many of its own class come before each image
-    for label in of_class.unique():
-        members = of_class == label
-        round_of[members] = torch.arange(int(members.sum()))
-    return shuffled[torch.argsort(round_of * (int(labels.max()) + 1) + of_class, stable=True)]
+    by_class = torch.argsort(of_class, stable=True)
+    counts = torch.bincount(of_class)
+    round_of = torch.empty_like(of_class)  # how many images of its own class come before each image
+    round_of[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return shuffled[torch.argsort(round_of * len(counts) + of_class)]
+
+
+def carve(labels: Tensor, val_per_class: int, subset: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (train, val) of a training part: `val_per_class` of each class, and the rest or `subset` of it.
+
+    The search-val part is drawn by a fixed constant, so that it is the same for all seeds; `seed` draws the
+    subset, class-balanced, of which a smaller one is the beginning.
+
+    Raises:
+        ValueError: if a class is too small for `val_per_class`, or `subset` not in 1..the images left.
+    """
+    fewest = int(torch.bincount(labels).min())
+    if not 1 <= val_per_class < fewest:
+        raise ValueError(
+            f"val_per_class must be in 1..{fewest - 1}: the smallest class has {fewest}; got {val_per_class}"
+        )
+    order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
+    held_out = val_per_class * len(torch.bincount(labels))
+    val, rest = order[:held_out].sort().values, order[held_out:].sort().values
+    if subset is None:
+        return rest, val
+    if not 1 <= subset <= len(rest):
+        raise ValueError(f"subset must lie in 1..{len(rest)}, the training images there are, got {subset}.")
+    return rest[class_balanced_order(labels[rest], torch.Generator().manual_seed(seed))[:subset]], val
 
 
 @dataclass(eq=False)

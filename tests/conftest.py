@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests use: the system's Chromium, and pages in it that cannot reach the network."""
+"""Fixtures of several folders of tests: the system's Chromium, and pages in it that have no network."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def chromium_path() -> str:
     if path is None:
         pytest.fail(
             "The browser tests need a system Chromium, and none was found under the names "
-            f"{', '.join(CHROMIUM_NAMES)}. Install it (Debian, Ubuntu: apt-get install chromium) or set CHROMIUM to the "
-            "path of the program.",
+            f"{', '.join(CHROMIUM_NAMES)}. Install it (Debian, Ubuntu: apt-get install chromium) or set CHROMIUM "
+            "to the path of the program.",
             pytrace=False,
         )
     return path
@@ -56,7 +56,7 @@ def chromium(chromium_path: str) -> Iterator:
 
 @pytest.fixture
 def page(chromium) -> Iterator:
-    """A page without a network: `page.outside` lists what it asked other hosts for, `page.problems` its console errors."""
+    """A page without a network; `outside` lists its requests to other hosts, `problems` its errors."""
     context = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     tab.outside, tab.problems = [], []

@@ -1,9 +1,9 @@
-"""Execute the book's chapters: into a build folder with papermill, or in place before committing their outputs.
+"""Execute the book's chapters with papermill: into a build folder, or in place to commit their outputs.
 
     python tools/execute_book.py --into _build/executed PRESET=full DATASET=cifar10
     python tools/execute_book.py --in-place book/00_ten_minutes.ipynb
 
-A parameter with an empty value keeps the chapter's own. Without chapters all are executed, in the order of their names.
+A parameter with an empty value keeps the chapter's own. Without chapters all are executed, ordered by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse_parameters(words: list[str]) -> dict[str, str | int]:
 
 
 def strip_execution_traces(path: Path) -> None:
-    """Remove what differs from run to run but is no result (times, papermill's notes), so that a diff shows results."""
+    """Remove what differs from run to run but is no result, so that a diff shows results."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)

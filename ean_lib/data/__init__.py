@@ -45,6 +45,10 @@ def load_data(
         from ean_lib.data.cifar import load_cifar as load
 
         arguments: tuple[Any, ...] = (name, data_directory(root))
+    elif name == "cued_shapes":
+        from ean_lib.data.cued_shapes import load_cued_shapes as load
+
+        arguments = ()
     else:
         close = difflib.get_close_matches(kind, [known.partition(":")[0] for known in DATASETS], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."

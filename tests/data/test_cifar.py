@@ -147,7 +147,7 @@ def test_the_data_directory_is_root_then_environment_then_cache(tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("val_per_class", "subset", "message"),
-    [(20, None, "1..19: the smallest class has 20, got 20"), (0, None, "got 0"), (5, 0, "1..150.*got 0"),
+    [(20, None, "1..19: the smallest class has 20; got 20"), (0, None, "got 0"), (5, 0, "1..150.*got 0"),
      (5, 151, "got 151")],
 )  # fmt: skip
 def test_parts_that_cannot_be_carved_are_refused(val_per_class, subset, message):

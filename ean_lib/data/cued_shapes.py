@@ -1,0 +1,262 @@
+"""cued_shapes: generated 32×32 images in which a cue says which object counts; exact ground truth.
+
+On a grey grating, the four quadrants hold K objects of K different colours and one small cue, a checker patch
+in the colour of one of the objects. The label is the shape of that object; the others are distractors. No
+local filter can tell which object counts, but a channel gate computed from the whole image can: attention's
+lesson made small. A quadrant is one 16×16 tile, so that an image is four tiles drawn from signed distances.
+
+Image i depends on (seed, stream, i) and the options alone, not on how many images are generated with it, and
+each run of 8 images holds each class once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ean_lib.data.splits import SPLIT_SEED, Data, Split
+
+SHAPES = ("disc", "square", "triangle", "cross", "ring", "star", "crescent", "bar")
+COLOURS = ("red", "green", "blue")
+RGB = np.array([[0.9, 0.2, 0.2], [0.2, 0.8, 0.2], [0.25, 0.3, 0.95]], dtype=np.float32)
+TILE = 16  # pixels of a quadrant
+CHUNK = 512  # images drawn from one random generator, a multiple of the number of classes
+COUNTS = {"train": 12_000, "val": 2_000, "test": 2_000}
+MEAN, STD = (0.49, 0.49, 0.49), (0.18, 0.17, 0.18)
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class CuedShapes:
+    """Generated images with their ground truth; object 0 is the target. K is the number of objects.
+
+    Masks, boxes and cue boxes are None where they were not asked for. A box is (left, top, right, bottom) in
+    pixels, right and bottom exclusive.
+    """
+
+    images: Tensor  # uint8 (N, 3, 32, 32)
+    labels: Tensor  # int64 (N,), index into SHAPES
+    shapes: Tensor  # int64 (N, K), index into SHAPES
+    colours: Tensor  # int64 (N, K), index into COLOURS
+    quadrants: Tensor  # int64 (N, K + 1), of the objects and then of the cue: 0 1 above, 2 3 below
+    target_masks: Tensor | None  # bool (N, 32, 32)
+    distractor_masks: Tensor | None  # bool (N, 32, 32), all distractors together
+    boxes: Tensor | None  # int16 (N, K, 4)
+    cue_boxes: Tensor | None  # int16 (N, 4)
+
+
+def load_cued_shapes(
+    *,
+    subset: int | None = None,
+    seed: int = 0,
+    objects: int = 2,
+    cue_size: int = 6,
+    noise: float = 0.05,
+    contrast: float = 0.25,
+    val_count: int = COUNTS["val"],
+    test_count: int = COUNTS["test"],
+) -> Data:
+    """The dataset in three parts, class-balanced and generated anew at each call (about a second).
+
+    `seed` generates the training part; search-val and test are the same for all seeds. `subset` is the number
+    of training images, 12,000 where it is None; it can be larger. The rest is as in `make_cued_shapes`.
+    """
+    style = {"objects": objects, "cue_size": cue_size, "noise": noise, "contrast": contrast}
+    wanted = {
+        "train": (COUNTS["train"] if subset is None else subset, seed),
+        "val": (val_count, SPLIT_SEED),
+        "test": (test_count, SPLIT_SEED),
+    }
+    parts = {}
+    for stream, (part, (count, part_seed)) in enumerate(wanted.items()):
+        made = make_cued_shapes(count, part_seed, stream=stream, masks=False, **style)
+        parts[part] = Split(made.images, made.labels, MEAN, STD)
+    return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, **parts)
+
+
+def make_cued_shapes(
+    count: int,
+    seed: int = 0,
+    *,
+    objects: int = 2,
+    cue_size: int = 6,
+    noise: float = 0.05,
+    contrast: float = 0.25,
+    stream: int = 0,
+    masks: bool = True,
+) -> CuedShapes:
+    """Generates `count` images, on as many threads as torch uses.
+
+    Args:
+        seed, stream: both at least 0; different pairs give unrelated images.
+        objects: K, 1 to 3; the fourth quadrant is the cue's.
+        cue_size: side of the checker patch in pixels, an even number from 2 to 14; smaller is harder.
+        noise: standard deviation of the noise of each pixel and colour, 0 to 1; full brightness is 1.
+        contrast: largest amplitude of the background's grating, 0 to 0.5.
+        masks: also give masks and boxes.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+    for name, value, low, high in (
+        ("count", count, 1, None),
+        ("seed", seed, 0, None),
+        ("stream", stream, 0, None),
+        ("objects", objects, 1, 3),
+        ("cue_size", cue_size, 2, TILE - 2),
+    ):
+        if not isinstance(value, int) or value < low or (high is not None and value > high):
+            limits = f"at least {low}" if high is None else f"in {low}..{high}"
+            raise ValueError(f"cued_shapes: {name} must be a whole number {limits}, got {value!r}.")
+    if cue_size % 2:
+        raise ValueError(f"cued_shapes: cue_size must be even (cells of 2 pixels), got {cue_size}.")
+    for name, value, high in (("noise", noise, 1.0), ("contrast", contrast, 0.5)):
+        if not isinstance(value, int | float) or not 0 <= value <= high:
+            raise ValueError(f"cued_shapes: {name} must be a number in 0..{high:g}, got {value!r}.")
+
+    def chunk(number: int) -> dict[str, Array]:
+        rng = np.random.default_rng([seed, stream, number])
+        made = draw_chunk(rng, objects, cue_size, noise, contrast, masks)
+        return {name: values[: count - number * CHUNK] for name, values in made.items()}
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        chunks = list(pool.map(chunk, range(-(-count // CHUNK))))
+    fields = {name: torch.from_numpy(np.concatenate([c[name] for c in chunks])) for name in chunks[0]}
+    extras = dict.fromkeys(("target_masks", "distractor_masks", "boxes", "cue_boxes"))
+    return CuedShapes(**(extras | fields))
+
+
+def draw_chunk(
+    rng: np.random.Generator, objects: int, cue_size: int, noise: float, contrast: float, masks: bool
+) -> dict[str, Array]:
+    """One chunk of images; arrays named as the fields of `CuedShapes`."""
+    n, k = CHUNK, objects
+    labels = rng.permuted(np.tile(np.arange(len(SHAPES)), (n // len(SHAPES), 1)), axis=1).reshape(n)
+    shapes = np.concatenate([labels[:, None], rng.integers(len(SHAPES), size=(n, k - 1))], axis=1)
+    colours = np.array(list(permutations(range(3))))[rng.integers(6, size=n), :k]
+    quadrants = np.array(list(permutations(range(4))))[rng.integers(24, size=n), : k + 1]
+    image = np.arange(n)[:, None]
+
+    alpha = np.zeros((n, 4, TILE, TILE), np.float32)  # how much of a pixel is an object's or the cue's
+    alpha[image, quadrants[:, :k]] = draw_objects(rng, shapes)
+    alpha[image[:, 0], quadrants[:, k]], corners = draw_cues(rng, n, cue_size)
+    tint = np.zeros((n, 4, 3), np.float32)
+    tint[image, quadrants[:, :k]] = RGB[colours] * rng.uniform(0.8, 1, (n, k, 1)).astype(np.float32)
+    tint[image[:, 0], quadrants[:, k]] = RGB[colours[:, 0]]
+
+    ground = untile(draw_gratings(rng, n, contrast) * (1 - alpha))
+    pixels = rng.standard_normal((n, 3, 2 * TILE, 2 * TILE), np.float32)
+    pixels *= 255 * noise
+    for c in range(3):
+        pixels[:, c] += 255 * (ground + untile(alpha * tint[:, :, c, None, None])) + 0.5  # to round
+    images = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
+    made = {"images": images, "labels": labels, "shapes": shapes, "colours": colours, "quadrants": quadrants}
+    return made | (ground_truth(alpha, quadrants, corners, cue_size) if masks else {})
+
+
+def untile(tiles: Array) -> Array:
+    """Quadrants (n, 4, 16, 16) put together: (n, 32, 32)."""
+    n = len(tiles)
+    return tiles.reshape(n, 2, 2, TILE, TILE).swapaxes(2, 3).reshape(n, 2 * TILE, 2 * TILE)
+
+
+def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) -> dict[str, Array]:
+    """Masks of the pixels that an object covers at least half, and boxes around them and the cue."""
+    image, k = np.arange(len(alpha))[:, None], quadrants.shape[1] - 1
+    solid = alpha >= 0.5
+    origin = np.stack([quadrants % 2, quadrants // 2], axis=-1) * TILE  # (n, K + 1, 2), left and top
+    masks = []
+    for members in (quadrants[:, :1], quadrants[:, 1:k]):
+        mask = np.zeros_like(solid)
+        mask[image, members] = solid[image, members]
+        masks.append(untile(mask))
+    tiles = solid[image, quadrants[:, :k]]  # (n, K, 16, 16)
+    sides = [tiles.any(axis=2), tiles.any(axis=3)]  # along x and along y
+    first = np.stack([side.argmax(-1) for side in sides], axis=-1)
+    last = np.stack([TILE - side[..., ::-1].argmax(-1) for side in sides], axis=-1)
+    boxes = np.concatenate([first + origin[:, :k], last + origin[:, :k]], axis=-1)
+    cue = corners + origin[:, k]
+    return {
+        "target_masks": masks[0],
+        "distractor_masks": masks[1],
+        "boxes": boxes.astype(np.int16),
+        "cue_boxes": np.concatenate([cue, cue + cue_size], axis=-1).astype(np.int16),
+    }
+
+
+def draw_gratings(rng: np.random.Generator, n: int, contrast: float) -> Array:
+    """Grey gratings (n, 4, 16, 16), of random direction, phase, frequency, contrast and brightness."""
+    angle, phase = rng.uniform(0, np.pi, n), rng.uniform(0, 2 * np.pi, n)
+    frequency = 2 * np.pi * rng.uniform(0.05, 0.25, n)  # radians per pixel: periods of 4 to 20 pixels
+    amplitude = contrast * rng.uniform(0.2, 1, n)
+    brightness = rng.uniform(0.35, 0.65, n)
+    at = np.arange(2 * TILE, dtype=np.float32)
+
+    def column(values: Array) -> Array:
+        return values.astype(np.float32)[:, None, None]
+
+    wave = column(frequency * np.cos(angle)) * at + column(frequency * np.sin(angle)) * at[:, None]
+    wave = np.cos(wave + column(phase)) * column(amplitude) + column(brightness)
+    return wave.reshape(n, 2, TILE, 2, TILE).swapaxes(2, 3).reshape(n, 4, TILE, TILE)
+
+
+def draw_cues(rng: np.random.Generator, n: int, size: int) -> tuple[Array, Array]:
+    """Checker patches (n, 16, 16) of cells of 2 pixels, and their corners (n, 2), left and top."""
+    corners = rng.integers(1, TILE - size, size=(n, 2))
+    across, down = np.arange(TILE) - corners[:, :1], np.arange(TILE) - corners[:, 1:]  # (n, 16)
+    inside = ((across >= 0) & (across < size))[:, None] & ((down >= 0) & (down < size))[:, :, None]
+    even = (across // 2)[:, None] % 2 == (down // 2)[:, :, None] % 2
+    return (inside & even).astype(np.float32), corners
+
+
+def draw_objects(rng: np.random.Generator, shapes: Array) -> Array:
+    """Coverage (n, K, 16, 16), 0 to 1, of objects of random size, place and small rotation; soft edges."""
+    flat = shapes.ravel()
+    radius = rng.uniform(4.8, 6.2, len(flat)).astype(np.float32)[:, None, None]
+    turn = rng.uniform(-0.25, 0.25, len(flat)).astype(np.float32)[:, None, None]  # radians
+    middle = rng.uniform(-1, 1, (2, len(flat), 1, 1)).astype(np.float32) * (7.5 - 1.13 * radius) + TILE / 2
+    at = np.arange(TILE, dtype=np.float32) + np.float32(0.5)
+    x, y = (at - middle[0]) / radius, (at[:, None] - middle[1]) / radius
+    u, v = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    distance = np.empty_like(u)
+    for shape, name in enumerate(SHAPES):
+        members = flat == shape
+        distance[members] = DISTANCES[name](u[members], v[members])
+    return np.clip(0.5 - distance * radius, 0, 1).reshape(*shapes.shape, TILE, TILE)
+
+
+def box(u: Array, v: Array, width: float, height: float) -> Array:
+    return np.maximum(np.abs(u) - width, np.abs(v) - height)
+
+
+def triangle(u: Array, v: Array) -> Array:
+    return np.maximum(v - 0.75, 0.866 * np.abs(u) - 0.5 * v - 0.5)
+
+
+def star(u: Array, v: Array) -> Array:
+    """Five rays: the plane is folded into half a ray, whose edge is one line from its tip to its notch."""
+    tip, notch, half = 1.1, 0.42, np.pi / 5
+    angle = np.abs((np.arctan2(u, -v) + half) % (2 * half) - half)
+    edge = np.array([notch * np.cos(half) - tip, notch * np.sin(half)])
+    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
+    along, across = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.sin(angle)
+    return (along - tip) * normal[0] + across * normal[1]
+
+
+# distance from the edge, below 0 inside, where v points down and 1 is the object's radius
+DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
+    "disc": lambda u, v: np.hypot(u, v) - 0.95,
+    "square": lambda u, v: box(u, v, 0.8, 0.8),
+    "triangle": triangle,
+    "cross": lambda u, v: np.minimum(box(u, v, 1.0, 0.33), box(u, v, 0.33, 1.0)),
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.25,
+    "star": star,
+    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 1.0, 0.8 - np.hypot(u - 0.5, v)),
+    "bar": lambda u, v: box(u, v, 1.05, 0.3),
+}

@@ -1,0 +1,263 @@
+"""What attention costs: parameters, multiply-accumulates (MACs), and inference time relative to the backbone.
+
+Times of two networks are only comparable if they were taken together. So all networks, the backbone among
+them, take turns: every round times each of them once, and a round in which the machine is busy slows all of
+them. What is timed is what one would deploy: the pruned network with its BatchNorms folded into the
+convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from ean_lib.networks import AttentionResNet
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of a network's forward pass, one per round, milliseconds."""
+
+    times_ms: tuple[float, ...]
+    device: str  # name of the processor
+    threads: int  # CPU threads
+
+    @property
+    def median_ms(self) -> float:
+        return median(self.times_ms)
+
+    @property
+    def quartiles_ms(self) -> tuple[float, float]:
+        return _quartiles(self.times_ms)
+
+    def increments(self, backbone: Latency) -> tuple[float, ...]:
+        """Relative time increment over the backbone's time in the same round, one per round."""
+        pairs = zip(self.times_ms, backbone.times_ms, strict=True)
+        return tuple(relative_time_increment(own, reference) for own, reference in pairs)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Cost of one network, pruned and fused, beside its backbone's."""
+
+    parameters: int  # of the pruned network, BatchNorm's included
+    extra_parameters: int  # beyond the backbone's
+    macs: int  # for one image; see `count_macs`
+    extra_macs: int
+    median_ms: float  # time of one forward pass of a batch
+    quartiles_ms: tuple[float, float]
+    backbone_ms: float  # median, in the same rounds
+    time_increment: float  # relative, of the medians (EAN, Eqn. 9)
+    paired_increment: float  # median over the rounds of the increment within a round
+    paired_quartiles: tuple[float, float]
+    rounds: int
+    input_shape: tuple[int, ...]
+    device: str
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, with lists for tuples, as JSON has them."""
+        fields = vars(self).items()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
+
+
+def relative_time_increment(attention_ms: float, backbone_ms: float) -> float:
+    """Extra inference time that attention costs, as a fraction of the backbone's (EAN, Eqn. 9).
+
+    Args:
+        attention_ms: median time of the network with attention, milliseconds.
+        backbone_ms: median time of the same backbone without it, milliseconds; positive.
+
+    Raises:
+        ValueError: if a time is not positive and finite.
+    """
+    for name, value in (("attention_ms", attention_ms), ("backbone_ms", backbone_ms)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(
+                f"`{name}` must be a positive, finite time in milliseconds, but it is {value!r}."
+            )
+    return (attention_ms - backbone_ms) / backbone_ms
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of parameters; one that is shared counts once."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def extra_parameters(net: nn.Module, backbone: nn.Module) -> int:
+    """How many parameters `net` has beyond those of its backbone."""
+    return count_parameters(net) - count_parameters(backbone)
+
+
+@torch.no_grad()
+def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
+    """Multiply-accumulates of one image's forward pass, counted by torch: its FLOPs / 2.
+
+    It sees convolutions and matrix products. Pooling, BatchNorm, ReLU and the product with a gate are
+    not counted, as is usual; so SGE, which has neither convolution nor matrix product, adds none.
+
+    Args:
+        net: counted in eval mode, on a copy.
+        input_shape: (B, C, H, W) of a batch; one image of it is counted.
+    """
+    net = copy.deepcopy(net).eval()
+    first = next(net.parameters(), torch.empty(0))
+    x = torch.zeros(1, *_check_shape(input_shape)[1:], device=first.device, dtype=first.dtype)
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    return counter.get_total_flops() // 2
+
+
+def latency(
+    networks: Mapping[str, nn.Module],
+    input_shape: Sequence[int],
+    device: str | torch.device = "auto",
+    *,
+    rounds: int = 20,
+    warmup: int = 3,
+    block_s: float = 0.02,
+) -> dict[str, Latency]:
+    """Time the forward passes of networks in turn, as they are but in eval mode, on copies.
+
+    Args:
+        networks: by name; the backbone should be one of them.
+        input_shape: (B, C, H, W) of the random input, which is float32 and in channels-last order.
+        device: "auto" takes a GPU if there is one. GPU time is waited for.
+        rounds: timings of each network. The order is shifted by one network from round to round.
+        warmup: forward passes of each network before the first round.
+        block_s: a timing repeats the pass for about this many seconds, and gives the mean.
+
+    Raises:
+        ValueError: if there is no network, a number is out of range, or there is no such device.
+    """
+    if not networks:
+        raise ValueError("There is nothing to time: give at least one network.")
+    for name, value, least in (("rounds", rounds, 1), ("warmup", warmup, 1)):
+        if type(value) is not int or value < least:
+            raise ValueError(f"`{name}` must be an integer of at least {least}, but it is {value!r}.")
+    target = _check_device(device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_check_shape(input_shape), generator=generator)
+    x = x.to(target, memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    timers = {}
+    for name, net in networks.items():
+        net = copy.deepcopy(net).eval().to(target, memory_format=torch.channels_last)
+        timers[name] = Timer("net(x)", globals={"net": net, "x": x}, num_threads=threads)
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        # timeit waits for the GPU before and after, and makes a few passes of its own first.
+        passes = {
+            name: max(1, min(1000, round(block_s / timer.timeit(warmup).median)))
+            for name, timer in timers.items()
+        }
+        names = list(networks)
+        for turn in range(rounds):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                times[name].append(1000 * timers[name].timeit(passes[name]).median)
+    return {name: Latency(tuple(values), device_name(target), threads) for name, values in times.items()}
+
+
+def measure(
+    networks: Mapping[str, nn.Module],
+    backbone: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    device: str | torch.device = "auto",
+    rounds: int = 20,
+) -> dict[str, Measurement]:
+    """Cost of networks beside their backbone: each is pruned to its scheme and fused, then they take turns.
+
+    Args:
+        networks: by name; an `AttentionResNet`, or any other module, which is taken as it is.
+        backbone: the same network without attention.
+        input_shape: (B, C, H, W) of the batch that is timed.
+        device: "auto" takes a GPU if there is one.
+        rounds: timings of each network.
+
+    Raises:
+        ValueError: as `latency`.
+    """
+    if not networks:
+        raise ValueError("There is nothing to measure: give at least one network.")
+    pruned = [backbone, *networks.values()]
+    pruned = [net.prune() if isinstance(net, AttentionResNet) else net for net in pruned]
+    fused = [net.fuse() if isinstance(net, AttentionResNet) else net for net in pruned]
+    times = latency(dict(enumerate(fused)), input_shape, device, rounds=rounds)
+    macs = [count_macs(net, input_shape) for net in fused]
+    results = {}
+    for i, name in enumerate(networks, start=1):
+        increments = times[i].increments(times[0])
+        results[name] = Measurement(
+            parameters=count_parameters(pruned[i]),
+            extra_parameters=extra_parameters(pruned[i], pruned[0]),
+            macs=macs[i],
+            extra_macs=macs[i] - macs[0],
+            median_ms=times[i].median_ms,
+            quartiles_ms=times[i].quartiles_ms,
+            backbone_ms=times[0].median_ms,
+            time_increment=relative_time_increment(times[i].median_ms, times[0].median_ms),
+            paired_increment=median(increments),
+            paired_quartiles=_quartiles(increments),
+            rounds=rounds,
+            input_shape=tuple(input_shape),
+            device=times[i].device,
+            threads=times[i].threads,
+        )
+    return results
+
+
+def device_name(device: str | torch.device) -> str:
+    """The name of a processor, such as "NVIDIA H200" or "Intel(R) Xeon(R) CPU @ 2.20GHz"."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine() or "CPU"
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(low), float(high)
+
+
+def _check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
+    if len(shape) != 4 or any(type(n) is not int or n < 1 for n in shape):
+        raise ValueError(
+            "`input_shape` must be four positive integers (B, C, H, W), such as (64, 3, 32, 32), "
+            f"but it is {input_shape!r}."
+        )
+    return shape
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        message = str(error).splitlines()[0]
+        raise ValueError(
+            f"There is no device {str(device)!r} here ({message}): try 'cpu', or 'auto', which takes a GPU "
+            "if there is one."
+        ) from None
+    return target

@@ -1,0 +1,263 @@
+"""The command ``ean``: each subcommand is one dataclass, whose fields tyro turns into options."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ean_lib import pipeline
+from ean_lib.pipeline import FORMS, Place, Task
+from ean_lib.recipes import PRESETS, recipe
+from ean_lib.report import write_report
+from ean_lib.runs import read_json
+from ean_lib.schemes import Scheme
+from ean_lib.search import SearchConfig
+from ean_lib.training import TrainConfig
+
+Flat = tyro.conf.OmitArgPrefixes
+Preset = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """Train a supernet: one network in which every scheme shares the weights.
+
+    Example: ean supernet --dataset cued_shapes --attention se --out runs/supernet
+    """
+
+    task: Flat[Task]
+    train: Flat[TrainConfig]
+    place: Flat[Place]
+    preset: Preset = "quick"
+    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
+    seed: int = 0
+    """Of the weights, the order of images and the sampled schemes."""
+    out: Path = Path("runs/supernet")
+    """The run folder."""
+
+    def __call__(self) -> str:
+        pipeline.run_supernet(self.task, self.train, self.seed, self.out, self.place)
+        return f"{self.out}: {_line(read_json(self.out / 'result.json')['last'])}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search a trained supernet for the scheme to retrain.
+
+    Example: ean search --supernet runs/supernet --method reinforce --out runs/search
+    """
+
+    supernet: Path
+    """The folder of a finished supernet."""
+    search: Flat[SearchConfig]
+    place: Flat[Place]
+    recalibrate: int | None = None
+    """Re-estimate BatchNorm for each scheme from this many training images; None keeps the supernet's statistics."""
+    seed: int = 0
+    """Of the search."""
+    out: Path = Path("runs/search")
+    """The run folder."""
+
+    def __call__(self) -> str:
+        _, task, _ = pipeline.load_supernet(self.supernet, self.place)
+        result = pipeline.run_search(
+            task, self.supernet, self.search, self.seed, self.out, self.place, self.recalibrate
+        )
+        return f"{result.scheme} ({result.scheme.connected} of {len(result.scheme)} connected, {result.value:.2f}% in the supernet)"
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Train one scheme from scratch and evaluate it once on the test images.
+
+    Example: ean retrain --dataset cued_shapes --scheme 10-00-00 --out runs/ean
+    Example: ean retrain --dataset cifar10 --scheme runs/search --seed 1 --out runs/ean-1
+    """
+
+    scheme: str
+    """Bits such as 110-000-001, or full, or none (the backbone), or the folder of a finished search."""
+    task: Flat[Task]
+    train: Flat[TrainConfig]
+    place: Flat[Place]
+    preset: Preset = "quick"
+    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
+    share: Literal["stage", "none"] = "stage"
+    """stage: one module per stage (Share, EAN); none: one per block (Org)."""
+    seed: int = 0
+    """Of the weights and the order of images."""
+    out: Path = Path("runs/retrain")
+    """The run folder."""
+
+    def __call__(self) -> str:
+        stages = self.task.stages
+        named = {"full": Scheme.full(stages), "none": Scheme.none(stages)}
+        if self.scheme in named:
+            scheme = named[self.scheme]
+        elif Path(self.scheme).is_dir():
+            scheme = Scheme.parse(pipeline.finished(Path(self.scheme), "search")[1]["scheme"], stages)
+        else:
+            scheme = Scheme.parse(self.scheme, stages)
+        full = {"none": "org-full", "stage": "share-full"}[self.share]
+        form = "backbone" if not scheme.connected else full if scheme.connected == len(scheme) else "ean"
+        result = pipeline.run_retrain(
+            self.task, scheme, self.train, self.seed, self.out, self.place, self.share, form
+        )
+        return f"{scheme}: {result['test_accuracy']:.2f}% of {result['test_images']} test images"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Parameters, MACs and inference time of retrained networks, pruned and fused, against their backbone.
+
+    Example: ean measure runs/ean runs/share-full
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of finished retrainings with the same backbone; they are timed in turn."""
+    place: Flat[Place]
+    batch_size: int = 64
+    """Images per timed forward pass."""
+    rounds: int = 20
+    """Timings of each network; the median is reported with its quartiles."""
+
+    def __call__(self) -> str:
+        measured = pipeline.run_measure(self.folders, self.place, self.batch_size, self.rounds)
+        return "\n".join(f"{name}: {_line(values)}" for name, values in measured.items())
+
+
+@dataclass(frozen=True)
+class Run:
+    """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
+
+    Example: ean run --dataset cued_shapes --seeds 0 1 2
+    Example: ean run --dataset cifar10 --attention dia --supernet.epochs 20 --out runs/cifar10-dia
+    """
+
+    task: Flat[Task]
+    supernet: TrainConfig
+    search: SearchConfig
+    retrain: TrainConfig
+    place: Flat[Place]
+    preset: Preset = "quick"
+    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
+    seeds: tuple[int, ...] = (0,)
+    """Each seed has its own supernet, search and retrainings."""
+    forms: tuple[Literal["backbone", "org-full", "share-full", "ean", "random", "late"], ...] = FORMS
+    """What to retrain. random and late have as many connections as the scheme found; late has them in the last blocks."""
+    random_schemes: int = 1
+    """Random schemes per seed."""
+    recalibrate: int | None = None
+    """Re-estimate BatchNorm for each scheme from this many training images while searching."""
+    out: Path = field(default=Path("runs/run"))
+    """The folder of all of it."""
+
+    def __call__(self) -> str:
+        if not self.seeds or self.random_schemes < 1:
+            raise ValueError("name at least one seed, and at least one random scheme")
+        for seed in self.seeds:
+            folder = self.out / f"seed-{seed}"
+            pipeline.run_supernet(self.task, self.supernet, seed, folder / "supernet", self.place)
+            found = pipeline.run_search(
+                self.task, folder / "supernet", self.search, seed, folder / "search", self.place, self.recalibrate
+            ).scheme
+            trained = []
+            for form in self.forms:
+                for index in range(self.random_schemes if form == "random" else 1):
+                    scheme, share = pipeline.schemes_of(form, found, seed, index)
+                    trained.append(folder / (f"random-{index + 1}" if form == "random" else form))
+                    pipeline.run_retrain(
+                        self.task, scheme, self.retrain, seed, trained[-1], self.place, share, form
+                    )
+            if trained and not all((path / "measure.json").exists() for path in trained):
+                pipeline.run_measure(trained, self.place)
+        return write_report([self.out], self.out)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Compare finished retrainings: report.md, report.csv and report.png.
+
+    Example: ean report runs/cifar10-se runs/cifar10-dia --out runs/report
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of `ean run` or `ean retrain`; they are searched to the bottom."""
+    out: Path = Path("runs/report")
+    """Where the report is written."""
+
+    def __call__(self) -> str:
+        return write_report(self.folders, self.out)
+
+
+COMMANDS = {c.__name__.lower(): c for c in (Supernet, Search, Retrain, Measure, Run, Report)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``ean``. Bad input ends with one sentence on stderr and exit code 2; EAN_DEBUG=1 shows the traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: ean COMMAND [options]\n\nSearch where to plug attention into a network.\n")
+        for name, command in COMMANDS.items():
+            print(f"  {name:10}{(command.__doc__ or '').splitlines()[0]}")
+        print("\n`ean COMMAND --help` shows the options and an example.")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(COMMANDS)}"
+        return _fail(f"unknown command {name!r}; {hint}")
+    try:
+        command = tyro.cli(COMMANDS[name], prog=f"ean {name}", args=rest, default=_defaults(name, rest))
+        print(command())
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        if os.environ.get("EAN_DEBUG"):
+            raise
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; give the same command again, and it goes on", 130)
+    return 0
+
+
+def _defaults(name: str, argv: Sequence[str]) -> object:
+    """The command with the defaults of its dataset and preset, which are looked for in argv first."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dataset", default="cued_shapes")
+    parser.add_argument("--preset", default="quick")
+    known, _ = parser.parse_known_args(argv)
+    task, supernet, search, retrain = recipe(known.dataset, known.preset if known.preset in PRESETS else "quick")
+    match name:
+        case "supernet":
+            return Supernet(task=task, train=supernet, place=Place())
+        case "search":
+            return Search(supernet=tyro.MISSING, search=search, place=Place())
+        case "retrain":
+            return Retrain(scheme=tyro.MISSING, task=task, train=retrain, place=Place())
+        case "measure":
+            return Measure(folders=tyro.MISSING, place=Place())
+        case "run":
+            return Run(task=task, supernet=supernet, search=search, retrain=retrain, place=Place())
+    return Report(folders=tyro.MISSING)
+
+
+def _line(values: object) -> str:
+    assert isinstance(values, dict)
+    numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+    return ", ".join(f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v:,}" for k, v in numbers.items())
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"ean: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The paper's pipeline as four functions, each of which owns one run folder: supernet, search, retrain, measure.
+
+Every function can be called again with the same arguments: a finished run is read back, an unfinished one goes on.
+Under ``accelerate launch`` all processes call them; the first one writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from ean_lib.data import Data, load_data
+from ean_lib.measure import measure
+from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.runs import Run, load_weights, read_json, to_json, write_atomically
+from ean_lib.schemes import Scheme
+from ean_lib.search import SearchConfig, SearchResult, search
+from ean_lib.supernet import Scorer
+from ean_lib.training import TrainConfig, evaluate, train
+
+Share = Literal["stage", "none"]
+FORMS = ("backbone", "org-full", "share-full", "ean", "random", "late")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which images to learn, and with which network."""
+
+    dataset: str = "cued_shapes"
+    """cued_shapes, cifar10, cifar100 or image_folder:PATH."""
+    backbone: str = "resnet20"
+    """resnet20/56/110/164 for small images, resnet18/34/50/101 for large ones."""
+    attention: str = "se"
+    """se, sge, dia, eca, cbam, or timm:NAME."""
+    blocks: tuple[int, ...] | None = None
+    """Blocks per stage, for a network smaller than the named one."""
+    width: int | None = None
+    """Channels of the first stage."""
+    stem_stride: int | None = None
+    """Stride of the first convolution; 2 on small images makes a network four times as fast."""
+    subset: int | None = None
+    """Train on this many images only, balanced over the classes."""
+    objects: int | None = None
+    """cued_shapes: objects in each image, 2 or 3 (with 3, weight sharing fails)."""
+
+    def data(self, root: str | None = None) -> Data:
+        options = {} if self.objects is None else {"objects": self.objects}
+        return _load_data(self.dataset, root, self.subset, **options)
+
+    def network(self, num_classes: int, scheme: Scheme | None = None, share: Share = "stage", seed: int = 0) -> AttentionResNet:
+        """The network with attention, or the plain backbone where the scheme connects nothing."""
+        plain = scheme is not None and not scheme.connected
+        net = build_network(
+            self.backbone,
+            None if plain else self.attention,
+            share,
+            scheme,
+            num_classes,
+            width=self.width,
+            stem_stride=self.stem_stride,
+            blocks=self.blocks,
+            seed=seed,
+        )
+        return net if scheme is None else net.prune()
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        return build_network(self.backbone, width=1, blocks=self.blocks).stages
+
+
+@functools.lru_cache(maxsize=2)
+def _load_data(name: str, root: str | None, subset: int | None, **options: Any) -> Data:
+    return load_data(name, root=root, subset=subset, **options)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the work is done and what is shown; nothing here changes a result."""
+
+    data_dir: str | None = None
+    """Where downloaded datasets are; the default is $EAN_DATA or ~/.cache/ean_lib."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: Any) -> tuple[Run, Data]:
+    data = task.data(place.data_dir)
+    full = {"kind": kind, "task": dataclasses.asdict(task), "seed": seed, "data": data.checksum, **config}
+    state = PartialState(cpu=place.device == "cpu")
+    with state.main_process_first():
+        return Run.open(out, full, {"seed": seed, "data": data.checksum}, writer=state.is_main_process), data
+
+
+def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()) -> AttentionResNet:
+    """Train a supernet with random schemes, into the folder out, and return it."""
+    config = dataclasses.replace(config, seed=seed)
+    run, data = _open(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
+    net = task.network(data.num_classes, seed=seed)
+    if run.finished:
+        net.load_state_dict(load_weights(out / "weights.safetensors"))
+    else:
+        history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
+        full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
+        run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
+    run.close()
+    return net
+
+
+def load_supernet(folder: Path, place: Place = Place()) -> tuple[AttentionResNet, Task, int]:
+    """A supernet with its task and seed from the folder that :func:`run_supernet` finished."""
+    config, _ = finished(folder, "supernet")
+    task = _task(config)
+    net = task.network(task.data(place.data_dir).num_classes, seed=config["seed"])
+    net.load_state_dict(load_weights(folder / "weights.safetensors"))
+    return net, task, config["seed"]
+
+
+def run_search(
+    task: Task,
+    supernet: Path,
+    config: SearchConfig,
+    seed: int,
+    out: Path,
+    place: Place = Place(),
+    recalibrate: int | None = None,
+) -> SearchResult:
+    """Search the supernet of a finished folder, into the folder out. A reward is computed once, also across a crash."""
+    finished(supernet, "supernet")
+    config = dataclasses.replace(config, seed=seed)
+    weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
+    settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
+    run, data = _open(out, "search", task, place, seed, **settings)
+    state = PartialState()
+    if not run.finished and state.is_main_process:
+        net = load_supernet(supernet, place)[0]
+        known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
+        scorer = Scorer(net, data, recalibrate=recalibrate, device=place.device, known=known)
+
+        def reward(schemes: Sequence[Scheme]) -> list[float]:
+            values = scorer(schemes)
+            for scheme, value in dict(zip(schemes, values, strict=True)).items():
+                if scheme not in known:
+                    known[scheme] = value
+                    run.append_metric({"scheme": str(scheme), "accuracy": value})
+            return values
+
+        if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
+            reward(list(Scheme.all_of(net.stages)))
+        with tqdm(total=config.steps, disable=not place.progress, unit="step", leave=False) as bar:
+            result = search(reward, net.stages, config, lambda record: bar.update())
+        run.finish(json.loads(result.to_json()))
+    state.wait_for_everyone()
+    run.close()
+    return SearchResult.from_json(json.dumps(run.result))
+
+
+def run_retrain(
+    task: Task,
+    scheme: Scheme,
+    config: TrainConfig,
+    seed: int,
+    out: Path,
+    place: Place = Place(),
+    share: Share = "stage",
+    form: str = "ean",
+) -> dict[str, Any]:
+    """Train the network of one scheme from scratch on all training images, then, once, look at the test part.
+
+    No choice is left to make from here on, so the search-val part is trained on as well.
+    """
+    config = dataclasses.replace(config, seed=seed)
+    named = {"scheme": str(scheme), "share": share, "form": form}
+    run, data = _open(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
+    if not run.finished:
+        net = task.network(data.num_classes, scheme, share, seed)
+        split = data.train.join(data.val)
+        history = train(net, data, config, scheme, run, split=split, device=place.device, progress=place.progress)
+        accuracy = evaluate(net, data.test, device=place.device)
+        outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
+        run.finish({**named, "connected": scheme.connected, **outcome}, net.state_dict())
+    run.close()
+    return run.result
+
+
+def run_measure(folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20) -> dict[str, Any]:
+    """Cost of retrained networks, pruned and fused, against their backbone, timed in turn; measure.json in each folder."""
+    networks: dict[str, AttentionResNet] = {}
+    backbone: AttentionResNet | None = None
+    first: Task | None = None
+    for folder in folders:
+        config, _ = finished(folder, "retrain")
+        task = _task(config)
+        first = first or task
+        if dataclasses.replace(task, attention=first.attention) != first:
+            raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
+        data = task.data(place.data_dir)
+        net = task.network(data.num_classes, Scheme.parse(config["scheme"], task.stages), config["share"])
+        net.load_state_dict(load_weights(folder / "weights.safetensors"))
+        networks[str(folder)] = net
+        backbone = task.network(data.num_classes, Scheme.none(net.stages))
+    if backbone is None:
+        raise ValueError("nothing to measure: name at least one folder of a finished retraining")
+    shape = (batch_size, 3, *data.image_size)
+    measured = measure(networks, backbone, shape, device=place.device, rounds=rounds)
+    for folder in folders:
+        write_atomically(folder / "measure.json", to_json(measured[str(folder)].to_dict()))
+    return {name: m.to_dict() for name, m in measured.items()}
+
+
+def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Scheme, Share]:
+    """The scheme and the sharing that a form stands for; random and late have as many connections as the found scheme."""
+    stages, k = found.stages, found.connected
+    match form:
+        case "backbone":
+            return Scheme.none(stages), "stage"
+        case "org-full":
+            return Scheme.full(stages), "none"
+        case "share-full":
+            return Scheme.full(stages), "stage"
+        case "ean":
+            return found, "stage"
+        case "random":
+            generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
+            return Scheme.random(stages, generator, connected=k), "stage"
+        case "late":
+            return Scheme.parse([i >= len(found) - k for i in range(len(found))], stages), "stage"
+    raise ValueError(f"unknown form {form!r}; known are {', '.join(FORMS)}")
+
+
+def finished(folder: Path, kind: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run")
+    config = read_json(folder / "config.json")
+    if config.get("kind") != kind:
+        raise ValueError(f"{folder} holds a {config.get('kind')} run, expected a {kind} run")
+    if not (folder / "result.json").is_file():
+        raise ValueError(f"the {kind} run in {folder} is not finished; give its command again, and it will go on")
+    return config, read_json(folder / "result.json")
+
+
+def _task(config: Mapping[str, Any]) -> Task:
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["task"].items()}
+    return Task(**values)

@@ -1,0 +1,43 @@
+"""Defaults per dataset: ``quick`` is what two CPU cores can do, ``full`` is the paper's scale."""
+
+from __future__ import annotations
+
+from ean_lib.pipeline import Task
+from ean_lib.search import SearchConfig
+from ean_lib.training import TrainConfig
+
+PRESETS = ("quick", "full")
+Recipe = tuple[Task, TrainConfig, SearchConfig, TrainConfig]
+
+
+def recipe(dataset: str, preset: str = "quick") -> Recipe:
+    """(task, supernet training, search, retraining) for a dataset.
+
+    The full preset follows the paper's code: supernet 50 epochs, lr 0.1 (a tenth at epoch 40), batch 256, weight decay
+    1e-4; retraining 120 epochs, lr a tenth at each quarter. DIANet's CIFAR recipe gives the retraining on CIFAR: 180
+    epochs, batch 128, lr a tenth after one and two thirds.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    paper = TrainConfig(epochs=50, batch_size=256, schedule="step", milestones=(0.8,), weight_decay=1e-4)
+    cifar = dataset in ("cifar10", "cifar100")
+    if dataset == "cued_shapes":
+        task = Task(dataset, "resnet20", blocks=(2, 2, 2), stem_stride=2)
+        supernet = TrainConfig(epochs=10, augment=False, weight_decay=1e-4)
+        retrain = TrainConfig(epochs=6, augment=False, weight_decay=1e-4)
+        if preset == "full":
+            supernet, retrain = TrainConfig(epochs=30, augment=False), TrainConfig(epochs=20, augment=False)
+    elif preset == "quick":
+        task = Task(dataset, "resnet20" if cifar else "resnet18", stem_stride=2)
+        supernet, retrain = TrainConfig(epochs=8), TrainConfig(epochs=6)
+    elif cifar:
+        task = Task(dataset, "resnet164")
+        supernet = paper
+        retrain = TrainConfig(epochs=180, schedule="step", milestones=(1 / 3, 2 / 3), weight_decay=1e-4)
+    else:
+        task = Task(dataset, "resnet50")
+        supernet = paper
+        retrain = TrainConfig(
+            epochs=120, batch_size=256, schedule="step", milestones=(0.25, 0.5, 0.75), weight_decay=1e-4
+        )
+    return task, supernet, SearchConfig(), retrain

@@ -1,0 +1,270 @@
+"""Run folders: what was asked, what came out, and enough to go on after a crash.
+
+    config.json          everything that decides the result; the same command finds its own folder again
+    provenance.json      versions, device, threads, git commit, data checksum, and when it ran for how long
+    metrics.jsonl        one JSON object per line: epochs of a training, rewards of a search
+    checkpoint.pt        weights, optimiser and generator states; only while unfinished
+    weights.safetensors  the final weights
+    result.json          the outcome; its presence means the run is finished
+
+Files are written beside their place and renamed into it, so a reader, or a crash, never sees half a file. Everything but
+the provenance is a function of the configuration: an interrupted run ends with the same bits as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+PACKAGES = ("ean_lib", "torch", "torchvision", "accelerate", "numpy", "optuna")
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that at every moment either the old or the new content is there, and nothing half written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=1, default=str) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; a ValueError names the file where it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error}); restore it, or start in another folder") from None
+
+
+def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Write weights as safetensors, which hold numbers only and run no code when loaded."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    write_atomically(path, to_safetensors(tensors))
+
+
+def load_weights(path: Path | str) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is truncated or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no weights file {path}; is the run finished, and is this its folder?")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again, or redo the run") from None
+
+
+class Run:
+    """One run's folder, created by :meth:`open` or continued where its configuration is the same.
+
+    Attributes:
+        path: the folder.
+        finished: whether the result is there.
+    """
+
+    def __init__(self, path: Path, session: dict[str, Any], lock: FileLock | None) -> None:
+        self.path = path
+        self._session = session
+        self._lock = lock  # None: another process of this run writes
+        self._started = time.monotonic()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+        writer: bool = True,
+    ) -> Run:
+        """Create the folder for config, or go on in it.
+
+        Args:
+            path: the folder.
+            config: all that decides the result.
+            provenance: noted beside versions and hardware.
+            writer: False in all processes of a distributed run but the first; they only read.
+
+        Raises:
+            ValueError: if the folder holds a run of another configuration, other files, or a run that is going on now.
+            OSError: if it cannot be written.
+        """
+        path = Path(path)
+        if not writer:
+            return cls(path, {}, None)
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"the run folder {path} is a file; choose another --out")
+        config = json.loads(to_json(config))
+        config_file = path / "config.json"
+        if config_file.exists():
+            differences = _differences(read_json(config_file), config)
+            if differences:
+                raise ValueError(
+                    f"{path} holds a run of another configuration: {'; '.join(differences[:5])}."
+                    " Choose another --out, or delete the folder; nothing was changed"
+                )
+        elif path.is_dir() and any(p for p in path.iterdir() if not p.name.startswith(".")):
+            raise ValueError(f"{path} holds files but no config.json, so it is no run folder; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another process is working in {path}; wait for it, or choose another --out") from None
+        if not config_file.exists():
+            write_atomically(config_file, to_json(config))
+        run = cls(path, {**environment(), **(provenance or {})}, lock)
+        if not run.finished:
+            run._note_session()
+        return run
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    @property
+    def result(self) -> Any:
+        return read_json(self.path / "result.json")
+
+    def save_checkpoint(self, state: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> None:
+        """Write what is needed to go on, then the metrics so far."""
+        if self._lock is None:
+            return
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
+        self.write_metrics(metrics)
+        self._note_session()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """What :meth:`save_checkpoint` wrote last, on the CPU, or None. No code in the file is run."""
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a broken file
+            raise ValueError(f"{path} is no checkpoint ({error}); delete it to start this run anew") from None
+
+    def write_metrics(self, metrics: Iterable[Mapping[str, Any]]) -> None:
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in metrics))
+
+    def append_metric(self, record: Mapping[str, Any]) -> None:
+        """Add one line; a line that a crash cut off is dropped by :meth:`read_metrics`."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The whole lines written so far; a last line that was cut off is removed from the file."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_atomically(path, whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def finish(self, result: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the weights, then the result, which marks the run as finished; the checkpoint goes."""
+        if self._lock is None:
+            return
+        if weights is not None:
+            save_weights(self.path / "weights.safetensors", weights)
+        self._note_session()
+        write_atomically(self.path / "result.json", to_json(result))
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _note_session(self) -> None:
+        path = self.path / "provenance.json"
+        sessions = read_json(path)["sessions"] if path.exists() else []
+        sessions = [s for s in sessions if s["started"] != self._session["started"]]
+        self._session["seconds"] = round(time.monotonic() - self._started, 1)
+        write_atomically(path, to_json({"sessions": [*sessions, self._session]}))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, threads, command and git commit: what a reader needs to judge or repeat a number."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f"Z-{os.getpid()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),
+        "threads": torch.get_num_threads(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git": _git_commit(),
+    }
+
+
+def device_name(device: str) -> str:
+    """The marketing name of the GPU, or of the CPU with its number of cores."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    return [] if old == new else [f"{name} was {old!r}, now {new!r}"]

@@ -1,0 +1,302 @@
+"""The one training loop, for stand-alone networks and for supernets, on one CPU, one GPU or many machines.
+
+A supernet differs from a stand-alone network in one thing only: the scheme changes at every step. So ``train`` takes
+``scheme="random"`` (a supernet; the schemes come from a sampler of :mod:`ean_lib.supernet`) or a fixed ``Scheme``.
+Several processes (``accelerate launch``) see together exactly the images, augmentations and schemes that one process sees.
+
+Everything random comes from one CPU generator whose state is in the checkpoint: a killed run goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ean_lib.data import Data, Split
+from ean_lib.networks import AttentionResNet
+from ean_lib.runs import Run
+from ean_lib.schemes import Scheme
+from ean_lib.supernet import SAMPLERS
+
+CHECK_EVERY = 16  # steps between looks at the loss: each look waits for the device
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite; training stopped at that step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained."""
+
+    epochs: int = 6
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step, over all processes together."""
+    lr: float = 0.1
+    """Highest learning rate."""
+    schedule: Literal["one_cycle", "step"] = "one_cycle"
+    """one_cycle rises to lr and falls to zero (Smith 2018); step multiplies by gamma at each milestone."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Fractions of the training after which the step schedule drops."""
+    gamma: float = 0.1
+    """Factor of each drop of the step schedule."""
+    momentum: float = 0.9
+    """Nesterov momentum of SGD."""
+    weight_decay: float = 5e-4
+    """L2 penalty on all weights."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    augment: bool = True
+    """Random flips and crops, where the dataset has them."""
+    sampler: Literal["uniform", "complementary", "sandwich"] = "uniform"
+    """Schemes of a supernet's steps; see ean_lib.supernet."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes in half the bits where the device can."""
+    sync_batchnorm: bool = False
+    """With several processes: BatchNorm statistics of the joined batch instead of each process's own."""
+    seed: int = 0
+    """Of the order of images, augmentations and sampled schemes."""
+
+    def __post_init__(self) -> None:
+        checks: list[tuple[str, bool, str]] = [
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm needs two images)"),
+            ("lr", 0 < self.lr < math.inf, "positive and finite"),
+            ("milestones", all(0 < m < 1 for m in self.milestones), "fractions between 0 and 1"),
+            ("gamma", 0 < self.gamma <= 1, "in (0, 1]"),
+            ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov needs some)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or positive"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
+            ("schedule", self.schedule in ("one_cycle", "step"), "'one_cycle' or 'step'"),
+            ("sampler", self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+            ("precision", self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'"),
+            ("seed", self.seed >= 0, "zero or positive"),
+        ]
+        for name, fine, expected in checks:
+            if not fine:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """The learning rate of a step: a pure function, so that a resumed run needs no scheduler state."""
+    if config.schedule == "step":
+        return config.lr * config.gamma ** sum(step >= m * total for m in config.milestones)
+    peak = 0.3 * total
+    if step < peak:
+        return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / peak)))
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - peak) / max(total - peak, 1)))
+
+
+def train(
+    net: AttentionResNet,
+    data: Data,
+    config: TrainConfig,
+    scheme: Scheme | Literal["random"] = "random",
+    run: Run | None = None,
+    *,
+    split: Split | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train net in place and return one record per epoch.
+
+    Args:
+        net: moved to the device and trained in place.
+        data: its augmentations, and its training part unless ``split`` is given.
+        config: the recipe.
+        scheme: ``"random"`` trains a supernet; a Scheme trains that one network (prune it first to train nothing unused).
+        run: a run folder that checkpoints are written to at each epoch, and resumed from.
+        split: other training images, such as ``data.train.join(data.val)`` for a final training.
+        device: ``"auto"`` (a GPU if there is one) or ``"cpu"``.
+        progress: show a progress bar with the running accuracy.
+
+    Returns:
+        Records with epoch, step, lr, loss, and accuracy (%) on the augmented training images.
+
+    Raises:
+        NonFiniteLossError: if the loss is NaN or infinite; the last checkpoint stays.
+        ValueError: if there are fewer training images than one batch holds.
+    """
+    accelerator = Accelerator(cpu=device == "cpu")
+    world, rank = accelerator.num_processes, accelerator.process_index
+    split = data.train if split is None else split
+    if len(split) < config.batch_size or config.batch_size % world:
+        raise ValueError(
+            f"batch_size {config.batch_size} does not fit: there are {len(split)} training images and {world} processes;"
+            " choose a batch_size that the number of processes divides and that is at most the number of images"
+        )
+    steps_per_epoch = len(split) // config.batch_size
+    total = steps_per_epoch * config.epochs
+    generator = torch.Generator().manual_seed(config.seed)
+
+    net.to(accelerator.device, memory_format=torch.channels_last).train()
+    if config.sync_batchnorm and world > 1:
+        synchronise_batchnorm(net)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True
+    )
+    history: list[dict[str, float]] = []
+    if run is not None and (saved := run.load_checkpoint()) is not None:
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        history = saved["history"]
+    model = accelerator.prepare(net)
+    draw = _schemes_of_a_step(net, config, scheme, generator)
+
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    hidden = not (progress and accelerator.is_main_process)
+    with cudnn, tqdm(total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False) as bar:
+        for epoch in range(len(history), config.epochs):
+            meter = _Meter(accelerator, first_step=epoch * steps_per_epoch)
+            batches = split.batches(
+                config.batch_size,
+                device=accelerator.device,
+                generator=generator,
+                augment=data.augment if config.augment else (),
+                drop_last=True,
+                rank=rank,
+                world=world,
+            )
+            for step, (x, y) in enumerate(batches, start=epoch * steps_per_epoch):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, total, config)
+                # Zeros, not None: weight decay and momentum act on a skipped module as they do on a gated one.
+                optimizer.zero_grad(set_to_none=False)
+                schemes = draw()
+                parts = list(zip(schemes, x.chunk(len(schemes)), y.chunk(len(schemes)), strict=True))
+                for k, (choice, images, labels) in enumerate(parts):
+                    gate = choice if world == 1 else _as_gate(net, choice, accelerator.device)
+                    with autocast:
+                        scores = model(images, gate)
+                        loss = F.cross_entropy(scores.float(), labels, label_smoothing=config.label_smoothing)
+                    share = len(labels) / len(y)
+                    if k + 1 < len(parts):
+                        with accelerator.no_sync(model):
+                            accelerator.backward(loss * share)
+                    else:
+                        accelerator.backward(loss * share)
+                    meter.add(loss.detach() * share, (scores.argmax(1) == labels).sum(), len(labels))
+                if (step + 1) % CHECK_EVERY == 0 or (step + 1) % steps_per_epoch == 0:
+                    meter.check(len(schemes))
+                    bar.set_postfix(epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%")
+                optimizer.step()
+                bar.update()
+            lr = learning_rate((epoch + 1) * steps_per_epoch - 1, total, config)
+            record = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "lr": lr}
+            history.append({**record, "loss": meter.loss, "accuracy": meter.accuracy})
+            if run is not None and accelerator.is_main_process:
+                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+                run.save_checkpoint({**state, "generator": generator.get_state(), "history": history}, history)
+            accelerator.wait_for_everyone()
+    return history
+
+
+def _schemes_of_a_step(
+    net: AttentionResNet, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator
+) -> Callable[[], list[Scheme]]:
+    if isinstance(scheme, Scheme):
+        return lambda: [scheme]
+    if scheme != "random":
+        raise ValueError(f"scheme must be a Scheme or 'random' (train a supernet), got {scheme!r}")
+    if any(module is None for _, _, module in net.connections()):
+        raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
+    return lambda: SAMPLERS[config.sampler](net.stages, generator)
+
+
+def _as_gate(net: AttentionResNet, scheme: Scheme, device: torch.device) -> Tensor | Scheme:
+    """A tensor gate, so that every process has a gradient for every parameter, whatever the scheme."""
+    complete = all(module is not None for _, _, module in net.connections())
+    return scheme.as_tensor(device) if complete else scheme
+
+
+class _Meter:
+    """Loss and accuracy of an epoch so far, over all processes, fetched from the device only now and then."""
+
+    def __init__(self, accelerator: Accelerator, first_step: int) -> None:
+        self.accelerator, self.checked = accelerator, first_step
+        self.pending: list[Tensor] = []
+        self.loss_sum = self.correct = self.count = self.steps = 0.0
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        self.pending.append(torch.stack([loss.float(), correct.float(), correct.new_tensor(count).float()]))
+
+    def check(self, parts: int) -> None:
+        """Take in what is pending; raise if a step's loss is not finite."""
+        rows = self.accelerator.reduce(torch.stack(self.pending), "sum").cpu().unflatten(0, (-1, parts)).sum(1)
+        self.pending.clear()
+        bad = (~rows[:, 0].isfinite()).nonzero()
+        if len(bad):
+            step = self.checked + int(bad[0])
+            raise NonFiniteLossError(
+                f"the loss is {rows[int(bad[0]), 0].item()} at step {step} (finite until then); try a lower lr"
+                " (a tenth of it), precision fp32 instead of bf16, and look for broken values in the images or weights"
+            )
+        self.checked += len(rows)
+        self.steps += len(rows)
+        self.loss_sum += rows[:, 0].sum().item() / self.accelerator.num_processes
+        self.correct += rows[:, 1].sum().item()
+        self.count += rows[:, 2].sum().item()
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.steps
+
+    @property
+    def accuracy(self) -> float:
+        return 100 * self.correct / self.count
+
+
+@torch.no_grad()
+def evaluate(
+    net: AttentionResNet, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
+) -> float:
+    """Accuracy (%) of net on a split, in eval mode; the network's training flag is put back."""
+    target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+    was_training = net.training
+    net.to(target, memory_format=torch.channels_last).eval()
+    try:
+        hits = [(net(x, scheme).argmax(1) == y).sum() for x, y in split.batches(batch_size, device=target)]
+    finally:
+        net.train(was_training)
+    return 100 * torch.stack(hits).sum().item() / len(split)
+
+
+class JoinedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the joined batch of all processes; torch's SyncBatchNorm does the same, but on GPUs only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce
+
+        x32 = x.float()
+        n = x.numel() // x.shape[1]
+        sums = torch.cat([x32.sum((0, 2, 3)), x32.square().sum((0, 2, 3)), x32.new_tensor([float(n)])])
+        joined = all_reduce(sums)
+        count = joined[-1].detach()
+        mean, square = (joined[:-1] / count).chunk(2)
+        var = square - mean.square()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (x32 * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(x.dtype)
+
+
+def synchronise_batchnorm(net: nn.Module) -> None:
+    """Make every BatchNorm2d of net use the statistics of all processes' batches together."""
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = JoinedBatchNorm2d

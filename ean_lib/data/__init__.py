@@ -40,7 +40,7 @@ def load_data(
     """
     if not isinstance(name, str):
         raise ValueError(f"A dataset is named by a string, got {name!r}; there are {', '.join(DATASETS)}.")
-    kind = name.partition(":")[0]
+    kind, _, path = name.partition(":")
     if name in ("cifar10", "cifar100"):
         from ean_lib.data.cifar import load_cifar as load
 
@@ -49,6 +49,10 @@ def load_data(
         from ean_lib.data.cued_shapes import load_cued_shapes as load
 
         arguments = ()
+    elif kind == "image_folder" and path:
+        from ean_lib.data.folder import load_image_folder as load
+
+        arguments = (path,)
     else:
         close = difflib.get_close_matches(kind, [known.partition(":")[0] for known in DATASETS], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."

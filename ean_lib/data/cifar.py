@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from ean_lib.data.splits import Data, Split, carve
+from ean_lib.data.splits import Data, Split, hold_out, take
 
 ARRAYS = {  # name -> shape and SHA-256 of the array in cifar10.npz
     "x_train": ((50000, 32, 32, 3), "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a"),
@@ -67,7 +67,8 @@ def load_cifar(
         images = torch.from_numpy(arrays[f"x_{part}"]).permute(0, 3, 1, 2)
         parts[part] = Split(images, torch.from_numpy(arrays[f"y_{part}"]).long(), mean, std)
     per_class = val_per_class if val_per_class is not None else 5000 // len(class_names)
-    train, val = carve(parts["train"].labels, per_class, subset, seed)
+    rest, val = hold_out(parts["train"].labels, per_class)
+    train = rest[take(parts["train"].labels[rest], subset, seed)]
     return Data(
         name=name,
         num_classes=len(class_names),

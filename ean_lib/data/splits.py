@@ -49,11 +49,13 @@ class Data:
         return self.train.checksum
 
 
-def check_augment(augment: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple; `ValueError` for one that is not in `AUGMENTATIONS`."""
+def check_augment(augment: Sequence[str], generator: torch.Generator | None) -> tuple[str, ...]:
+    """The names as a tuple; `ValueError` for one not in `AUGMENTATIONS`, or without a generator for them."""
     names = (augment,) if isinstance(augment, str) else tuple(augment)
     if unknown := [name for name in names if name not in AUGMENTATIONS]:
         raise ValueError(f"Unknown augmentation {unknown[0]!r}; known are {', '.join(AUGMENTATIONS)}.")
+    if names and generator is None:
+        raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=().")
     return names
 
 
@@ -91,28 +93,36 @@ def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     return shuffled[torch.argsort(round_of * len(counts) + of_class)]
 
 
-def carve(labels: Tensor, val_per_class: int, subset: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (train, val) of a training part: `val_per_class` of each class, and the rest or `subset` of it.
+def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+    """Indices (the rest, `per_class` images of each class), both in order.
 
-    The search-val part is drawn by a fixed constant, so that it is the same for all seeds; `seed` draws the
-    subset, class-balanced, of which a smaller one is the beginning.
+    They are drawn by a fixed constant, so that the search-val part is the same for all seeds and subsets.
 
     Raises:
-        ValueError: if a class is too small for `val_per_class`, or `subset` not in 1..the images left.
+        ValueError: unless 1 <= per_class < the size of the smallest class.
     """
     fewest = int(torch.bincount(labels).min())
-    if not 1 <= val_per_class < fewest:
+    if not 1 <= per_class < fewest:
         raise ValueError(
-            f"val_per_class must be in 1..{fewest - 1}: the smallest class has {fewest}; got {val_per_class}"
+            f"Cannot hold out {per_class} images of each class: the smallest class has {fewest} training "
+            "images, and at least one must be held out and one be left (val_per_class sets how many)."
         )
     order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
-    held_out = val_per_class * len(torch.bincount(labels))
-    val, rest = order[:held_out].sort().values, order[held_out:].sort().values
+    held_out = per_class * len(torch.bincount(labels))
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def take(labels: Tensor, subset: int | None, seed: int) -> Tensor:
+    """Indices of `subset` images, class-balanced, drawn by `seed`; a smaller subset begins a larger one.
+
+    Raises:
+        ValueError: if `subset` is not None (all images) and not in 1..the images there are.
+    """
     if subset is None:
-        return rest, val
-    if not 1 <= subset <= len(rest):
-        raise ValueError(f"subset must lie in 1..{len(rest)}, the training images there are, got {subset}.")
-    return rest[class_balanced_order(labels[rest], torch.Generator().manual_seed(seed))[:subset]], val
+        return torch.arange(len(labels))
+    if not 1 <= subset <= len(labels):
+        raise ValueError(f"subset must be in 1..{len(labels)}, the training images there are; got {subset}.")
+    return class_balanced_order(labels, torch.Generator().manual_seed(seed))[:subset]
 
 
 @dataclass(eq=False)
@@ -239,9 +249,7 @@ class Split:
             start: global batches to leave out at the start.
         """
         check_batching(batch_size, rank, world, start)
-        augment, count = check_augment(augment), len(self)
-        if augment and generator is None:
-            raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=().")
+        augment, count = check_augment(augment, generator), len(self)
         images, labels = self.on(device)
         device, (height, width) = images.device, images.shape[1:3]
         order = flip = corner = None

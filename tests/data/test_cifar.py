@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ean_lib.data import cifar, data_directory, load_data
-from ean_lib.data.splits import carve
 
 RNG = np.random.default_rng(0)
 SMALL = {
@@ -143,16 +142,6 @@ def test_the_data_directory_is_root_then_environment_then_cache(tmp_path, monkey
     assert data_directory() == tmp_path / "here" and data_directory(tmp_path) == tmp_path
     monkeypatch.delenv("EAN_DATA")
     assert data_directory().parts[-2:] == (".cache", "ean_lib")
-
-
-@pytest.mark.parametrize(
-    ("val_per_class", "subset", "message"),
-    [(20, None, "1..19: the smallest class has 20; got 20"), (0, None, "got 0"), (5, 0, "1..150.*got 0"),
-     (5, 151, "got 151")],
-)  # fmt: skip
-def test_parts_that_cannot_be_carved_are_refused(val_per_class, subset, message):
-    with pytest.raises(ValueError, match=message):
-        carve(torch.arange(200) % 10, val_per_class, subset, 0)
 
 
 def test_the_real_cifar10_has_the_published_mean_and_std():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ean_lib.data.splits import Split, class_balanced_order, crop
+from ean_lib.data.splits import Split, class_balanced_order, crop, hold_out, take
 
 
 def random_split(count: int = 50, size: tuple[int, int] = (32, 32), classes: int = 5) -> Split:
@@ -137,6 +137,18 @@ def test_every_prefix_of_the_class_balanced_order_is_balanced(labels, prefix, se
     total, taken = labels.bincount(minlength=5), labels[order[:prefix]].bincount(minlength=5)
     most = int(taken.max())
     assert all(t == a or t >= most - 1 for t, a in zip(taken.tolist(), total.tolist(), strict=True))
+
+
+def test_parts_that_cannot_be_held_out_or_taken_are_refused():
+    labels = torch.arange(200) % 10
+    for per_class in (0, 20):
+        with pytest.raises(
+            ValueError, match=f"Cannot hold out {per_class} .* smallest class has 20 training"
+        ):
+            hold_out(labels, per_class)
+    for subset in (0, 201):
+        with pytest.raises(ValueError, match=f"subset must be in 1..200, .*; got {subset}"):
+            take(labels, subset, seed=0)
 
 
 def test_float_images_are_rounded_to_8_bits():

@@ -1,0 +1,236 @@
+"""Your own pictures, or ImageNet: `image_folder:PATH`, with one folder of images per class.
+
+PATH/train/<class>/ and PATH/test/<class>/ (or PATH/val/<class>/, as ImageNet calls it) are the training and
+the test part; where both exist, val is the search-val part. A part that is missing is held out of the
+training images, class-balanced and always the same; so are both, where the class folders lie directly in
+PATH. Parts that fit in memory are decoded once (`Split`); larger ones are read when needed (`LazySplit`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
+
+from ean_lib.data.splits import Batch, Data, Split, check_augment, check_batching, hold_out, rank_slices, take
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
+
+
+def load_image_folder(
+    path: str | Path,
+    *,
+    subset: int | None = None,
+    seed: int = 0,
+    size: int = 224,
+    val_per_class: int | None = None,
+    memory_gb: float = 2.0,
+    workers: int = 2,
+) -> Data:
+    """Images of a folder, in memory where they fit.
+
+    Args:
+        path: the folder.
+        subset: training images to keep, class-balanced, drawn by `seed`; None keeps all.
+        size: height and width in pixels that images are resized and cropped to.
+        val_per_class: images of each class in each part that is held out; by default a tenth of the smallest
+            class, at most 100 (EAN's number on ImageNet), at least 1.
+        memory_gb: decode all parts into memory if they take at most so many gigabytes, otherwise read lazily.
+        workers: threads that decode into memory, or processes that read lazily (0: none beside the main one).
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: no images, a class without images, fewer than two classes, other classes in the test part,
+            a file that is not an image, or an option out of range.
+    """
+    if size < 8 or workers < 0 or not memory_gb >= 0:
+        raise ValueError(
+            f"image_folder needs size of at least 8, workers and memory_gb of at least 0; "
+            f"got size={size}, workers={workers}, memory_gb={memory_gb}."
+        )
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {root}; image_folder:PATH needs PATH/train/<class>/ and PATH/val/<class>/, "
+            "or PATH/<class>/, with images in each class folder."
+        )
+    named = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    pool, classes = scan(named.get("train", root), size, workers)
+    given = {name: named[name] for name in ("val", "test") if name in named and "train" in named}
+    held = {name: scan(folder, size, workers, classes)[0] for name, folder in given.items()}
+    if set(held) == {"val"}:  # ImageNet's "val" is what everybody tests on
+        held = {"test": held["val"]}
+    for name in ("test", "val"):
+        if name not in held:
+            smallest = int(torch.bincount(pool.labels).min())
+            per_class = max(1, min(100, smallest // 10)) if val_per_class is None else val_per_class
+            rest, held_out = hold_out(pool.labels, per_class)
+            pool, held[name] = pool.select(rest), pool.select(held_out)
+    parts = {"train": pool.select(take(pool.labels, subset, seed)), "val": held["val"], "test": held["test"]}
+    if sum(map(len, parts.values())) * 3 * size**2 <= memory_gb * 1e9:
+        parts = {name: part.in_memory() for name, part in parts.items()}
+    return Data(
+        name=f"image_folder:{path}",
+        num_classes=len(classes),
+        class_names=classes,
+        image_size=(size, size),
+        mean=MEAN,
+        std=STD,
+        **parts,
+        augment=("flip", "crop"),
+    )
+
+
+def scan(
+    folder: Path, size: int, workers: int, classes: tuple[str, ...] | None = None
+) -> tuple[LazySplit, tuple[str, ...]]:
+    """The image files of a folder of class folders, and the classes' names, `classes` if that is given."""
+    try:
+        found = ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} cannot be used as a folder of images by class: {error}") from error
+    names = tuple(found.classes)
+    if classes is None and len(names) < 2:
+        raise ValueError(
+            f"{folder} has one class only, {names[0]!r}; put the images of each class in its own folder."
+        )
+    if classes is not None and names != classes:
+        odd = sorted(set(names) ^ set(classes))
+        raise ValueError(
+            f"{folder} and the training part have different classes: only one of them has {odd[0]!r}."
+        )
+    return LazySplit(
+        tuple(path for path, _ in found.samples), torch.tensor(found.targets), size, workers
+    ), names
+
+
+class Files(Dataset):
+    """Decodes the images of a list of files; picklable, for worker processes."""
+
+    def __init__(self, paths: Sequence[str], size: int, augment: tuple[str, ...] = ()) -> None:
+        self.paths, self.size = paths, size
+        whole = [transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size)]  # 256 and 224
+        steps = [transforms.RandomResizedCrop(size)] if "crop" in augment else whole
+        self.transform = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * ("flip" in augment))
+        self.random = bool(augment)
+
+    def __getitem__(self, item: tuple[int, int]) -> Tensor | str:
+        """Image uint8 (3, size, size) of (index, seed of its augmentation), or what is wrong with its file.
+
+        Torchvision augments by torch's global generator, which is left as it was.
+        """
+        index, seed = item
+        try:
+            with Image.open(self.paths[index]) as image, torch.random.fork_rng([], enabled=self.random):
+                if self.random:
+                    torch.manual_seed(seed)
+                return pil_to_tensor(self.transform(image.convert("RGB")))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{self.paths[index]} cannot be read as an image ({error}); repair it or delete it."
+
+    def collate(self, items: list[Tensor | str]) -> Tensor | str:
+        """A batch uint8 (B, 3, size, size), or a message: an exception would carry a worker's traceback."""
+        if broken := [item for item in items if isinstance(item, str)]:
+            return broken[0]
+        return torch.stack(items) if items else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+
+
+@dataclass(eq=False)
+class LazySplit:
+    """A part of a dataset that is read from files as it is needed; used as a `Split`.
+
+    "crop" is a random part of the image (8% to 100% of its area) resized to `size`, as usual on ImageNet;
+    without it, the shorter side is resized to 8/7 of `size` and the middle is taken.
+    """
+
+    paths: tuple[str, ...]
+    labels: Tensor  # int64 (N,)
+    size: int
+    workers: int = 2
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of each file's class folder, name and size and of its label; the contents are not read."""
+        digest = hashlib.sha256()
+        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
+            digest.update(f"{'/'.join(Path(path).parts[-2:])} {os.path.getsize(path)} {label}\n".encode())
+        return digest.hexdigest()
+
+    def select(self, indices: Tensor) -> LazySplit:
+        """The images at `indices` (int64), in that order."""
+        return replace(
+            self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices]
+        )
+
+    def join(self, other: LazySplit) -> LazySplit:
+        """Both parts' images as one split."""
+        return replace(self, paths=self.paths + other.paths, labels=torch.cat([self.labels, other.labels]))
+
+    def in_memory(self) -> Split:
+        """All images decoded; `ValueError` that names a file that is not an image."""
+        files = Files(self.paths, self.size)
+        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            decoded = pool.map(files.__getitem__, ((i, 0) for i in range(len(self))))
+            for i, image in enumerate(tqdm(decoded, "decoding images", len(self), leave=False, disable=None)):
+                if isinstance(image, str):
+                    pool.shutdown(cancel_futures=True)
+                    raise ValueError(image)
+                images[i] = image
+        return Split(images, self.labels, MEAN, STD)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+        augment: Sequence[str] = (),
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> Iterator[Batch]:
+        """One epoch, as `Split.batches`; the same images for any number of ranks and workers."""
+        check_batching(batch_size, rank, world, start)
+        names = check_augment(augment, generator)
+        order, seeds = torch.arange(len(self)), torch.zeros(len(self), dtype=torch.int64)
+        if generator is not None:
+            order = torch.randperm(len(self), generator=generator)
+            seeds = torch.randint(2**62, (len(self),), generator=generator)
+        shares = list(rank_slices(len(self), batch_size, drop_last, rank, world, start))
+        files = Files(self.paths, self.size, names)
+        device = torch.device(device)
+        loader = DataLoader(
+            files,
+            batch_sampler=[list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shares],
+            num_workers=self.workers,
+            collate_fn=files.collate,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # without it the loader draws from torch's global generator
+        )
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+
+        def epoch() -> Iterator[Batch]:
+            for share, x in zip(shares, loader, strict=True):
+                if isinstance(x, str):
+                    raise ValueError(x)
+                x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
+                yield (x.to(torch.float32) / 255 - mean) / std, self.labels[order[share]].to(device)
+
+        return epoch()

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ean_lib.data import Split, load_data
+from ean_lib.data.folder import LazySplit
+
+
+def write_images(folder, count, seed, size=(40, 30)):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        image = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize(size)
+        image.save(folder / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of 12, 10 and 11 images directly in the folder."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i, (name, count) in enumerate({"cat": 12, "dog": 10, "owl": 11}.items()):
+        write_images(root / name, count, i)
+    return root
+
+
+@pytest.fixture
+def copy(pictures, tmp_path):
+    return shutil.copytree(pictures, tmp_path / "copy")
+
+
+def images_of(part):
+    return {x.numpy().tobytes() for batch, _ in part.batches(7) for x in batch}
+
+
+@pytest.mark.parametrize("memory_gb", [2.0, 0.0])
+def test_class_folders_are_carved_into_three_disjoint_balanced_parts(pictures, memory_gb):
+    kind = {"size": 16, "val_per_class": 2, "memory_gb": memory_gb, "workers": 0}
+    data = load_data(f"image_folder:{pictures}", **kind)
+    assert data.class_names == ("cat", "dog", "owl") and data.image_size == (16, 16)
+    assert data.train.labels.bincount().tolist() == [8, 6, 7]
+    assert data.val.labels.bincount().tolist() == data.test.labels.bincount().tolist() == [2, 2, 2]
+    assert len(set.union(*map(images_of, (data.train, data.val, data.test)))) == 33
+    other = load_data(f"image_folder:{pictures}", subset=6, seed=9, **kind)
+    assert images_of(other.val) == images_of(data.val) and images_of(other.test) == images_of(data.test)
+    assert other.train.labels.bincount().tolist() == [2, 2, 2]
+
+
+def test_images_in_memory_and_read_lazily_are_the_same(pictures):
+    memory, lazy = (load_data(f"image_folder:{pictures}", size=16, memory_gb=gb, workers=2) for gb in (1, 0))
+    assert isinstance(memory.train, Split) and isinstance(lazy.train, LazySplit)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    both = (part.train.batches(8, generator=g) for part, g in zip((memory, lazy), generators, strict=True))
+    for (x, y), (lazy_x, lazy_y) in zip(*both, strict=True):
+        assert torch.equal(y, lazy_y) and lazy_x.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(x, lazy_x)
+
+
+def test_lazy_batches_do_not_depend_on_workers_and_ranks(pictures):
+    def epoch(workers, rank=0, world=1, start=0):
+        lazy = load_data(f"image_folder:{pictures}", size=16, memory_gb=0, workers=workers).train
+        generator = torch.Generator().manual_seed(3)
+        kind = {"generator": generator, "augment": ("flip", "crop"), "rank": rank, "world": world}
+        return list(lazy.batches(8, start=start, **kind))
+
+    state = torch.get_rng_state()
+    alone, first, second = epoch(0), epoch(2, 0, 2), epoch(1, 1, 2)
+    for (x, y), (x0, y0), (x1, y1) in zip(alone, first, second, strict=True):
+        assert torch.equal(x, torch.cat([x0, x1])) and torch.equal(y, torch.cat([y0, y1]))
+    assert torch.equal(epoch(0, start=2)[0][0], alone[2][0])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_lazy_augmentation_differs_between_epochs(pictures):
+    lazy = load_data(f"image_folder:{pictures}", size=16, memory_gb=0, workers=0).train
+    generator = torch.Generator().manual_seed(3)
+    kind = {"generator": generator, "augment": ("crop",)}
+    first, second = (torch.cat([x for x, _ in lazy.batches(9, **kind)]) for _ in range(2))
+    assert not {x.numpy().tobytes() for x in first} & {x.numpy().tobytes() for x in second}
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "val"), ("train", "test"), ("train", "val", "test"), ("train",)]
+)
+def test_train_val_and_test_folders_are_used(pictures, tmp_path, folders):
+    for name in folders:
+        shutil.copytree(pictures, tmp_path / name)
+    data = load_data(f"image_folder:{tmp_path}", size=8, workers=0)
+    held_out = 3 * (3 - len(folders))
+    assert len(data.train) == 33 - held_out
+    assert len(data.test) == (33 if len(folders) > 1 else 3)
+    assert len(data.val) == (33 if len(folders) == 3 else 3)
+
+
+@pytest.mark.parametrize("memory_gb", [2.0, 0.0])
+def test_parts_can_be_joined_and_checksums_tell_them_apart(pictures, memory_gb):
+    data = load_data(f"image_folder:{pictures}", size=8, memory_gb=memory_gb, workers=0)
+    assert len(data.train.join(data.val)) == len(data.train) + len(data.val)
+    again = load_data(f"image_folder:{pictures}", size=8, memory_gb=memory_gb, workers=0)
+    assert data.checksum == again.checksum != data.val.checksum
+
+
+def test_the_middle_of_the_image_is_kept_at_8_7_of_the_size(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            image = np.zeros((80, 160, 3), dtype=np.uint8)
+            image[5:75, 45:115] = 255  # 70 of 80 pixels in the middle
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+    images = load_data(f"image_folder:{tmp_path}", size=70, workers=0).train.images
+    assert images.shape == (2, 3, 70, 70) and (images == 255).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("memory_gb", [2.0, 0.0])
+@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
+def test_a_broken_image_is_named(copy, content, memory_gb, workers):
+    broken = copy / "dog" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60] if content == "truncated" else content)
+    with pytest.raises(
+        ValueError, match=r"^\S*3\.png cannot be read as an image \(.*\); repair it or delete it\.$"
+    ):
+        data = load_data(f"image_folder:{copy}", size=8, memory_gb=memory_gb, workers=workers)
+        for part in (data.train, data.val, data.test):
+            list(part.batches(8))
+
+
+def test_folders_that_hold_no_dataset_are_refused(copy, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere; image_folder:PATH needs PATH/train"):
+        load_data(f"image_folder:{tmp_path / 'nowhere'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty cannot be used"):
+        load_data(f"image_folder:{tmp_path / 'empty'}")
+    (copy / "yak").mkdir()
+    with pytest.raises(ValueError, match="no valid file for the classes yak"):
+        load_data(f"image_folder:{copy}")
+    for name in ("yak", "dog", "owl"):
+        shutil.rmtree(copy / name)
+    with pytest.raises(ValueError, match="one class only, 'cat'"):
+        load_data(f"image_folder:{copy}")
+
+
+def test_a_test_part_of_other_classes_is_refused(pictures, tmp_path):
+    for name in ("train", "val"):
+        shutil.copytree(pictures, tmp_path / name)
+    (tmp_path / "val" / "owl").rename(tmp_path / "val" / "eagle")
+    with pytest.raises(ValueError, match="different classes: only one of them has 'eagle'"):
+        load_data(f"image_folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 4}, "size of at least 8.*size=4"),
+        ({"workers": -1}, "workers=-1"),
+        ({"memory_gb": float("nan")}, "memory_gb=nan"),
+        ({"val_per_class": 10}, "Cannot hold out 10 images of each class: the smallest class has 10"),
+        ({"subset": 100}, "subset must be in 1..27"),
+    ],
+)
+def test_wrong_options_are_refused(pictures, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(f"image_folder:{pictures}", **({"size": 8} | options))

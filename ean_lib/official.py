@@ -1,0 +1,180 @@
+"""The authors' ResNet-50 checkpoints, and the schemes that they published.
+
+The official code names the parts of the network differently, and gives every convolution a bias. A
+BatchNorm follows each of these convolutions and subtracts a mean, so that the bias changes nothing but that
+mean: with running_mean - bias in place of running_mean, the network without biases computes the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.runs import load_weights
+from ean_lib.schemes import Scheme
+
+# From the official code, for ResNet-50 on ImageNet. SE's stands in a comment there, so it is only probable.
+PUBLISHED_SCHEMES: dict[str, Scheme] = {
+    "sge": Scheme.parse("100-1011-010011-011"),
+    "dia": Scheme.parse("110-0011-110010-011"),
+    "se": Scheme.parse("010-0010-110011-001"),
+}
+
+# A key that tells which attention a checkpoint has, and how our names of its parts are spelt there.
+_MARKS = {
+    "sge": "layer1.share_fc.weight",
+    "dia": "layer1.lstm.w_ih.0.seq.0.weight",
+    "se": "layer1.share_fc.fc1.weight",
+}
+_PARTS = (
+    (r"^fc\.", "last_linear."),
+    (r"^(layer\d)\.(\d+)\.", r"\1.ModuleList.\2."),
+    (r"\.attention\.(ih|hh)\.(\d)\.", r".lstm.w_\1.0.seq.\2."),
+    (r"\.attention\.", ".share_fc."),
+)
+
+
+def published_scheme(attention: str) -> Scheme:
+    """The scheme that the authors found for ResNet-50 (blocks 3, 4, 6, 3) with "se", "sge" or "dia".
+
+    Raises:
+        ValueError: for another name, with the close matches.
+    """
+    if attention not in PUBLISHED_SCHEMES:
+        close = difflib.get_close_matches(str(attention).lower(), PUBLISHED_SCHEMES, cutoff=0.4)
+        raise ValueError(
+            f"The authors published nothing for the attention module {attention!r}. "
+            + (
+                f"Did you mean {' or '.join(map(repr, close))}?"
+                if close
+                else "They did for 'se', 'sge' and 'dia'."
+            )
+        )
+    return PUBLISHED_SCHEMES[attention]
+
+
+def load_official(
+    state_dict: Mapping[str, Any], attention: str, scheme: Scheme | str | None = None
+) -> AttentionResNet:
+    """Build the ResNet-50 of one of the authors' checkpoints: one attention module per stage.
+
+    Args:
+        state_dict: the official weights; the `module.` of a DataParallel may be in front of the keys, and all
+            of them may lie under the key "state_dict". A file is read by `read_checkpoint`.
+        attention: "se", "sge" or "dia".
+        scheme: the blocks connected by default, since checkpoints do not hold it; None connects all. See
+            `published_scheme`.
+
+    Returns:
+        The network, in eval mode, with the checkpoint's number of classes and the official outputs.
+
+    Raises:
+        ValueError: if keys are missing, foreign or of another shape than the official ones.
+    """
+    published_scheme(attention)
+    if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state_dict"), Mapping):
+        state_dict = state_dict["state_dict"]
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(
+            "A checkpoint must be a mapping from names to tensors, but it is a "
+            f"{type(state_dict).__name__}: read a file with `read_checkpoint`."
+        )
+    given = {str(key).removeprefix("module."): value for key, value in state_dict.items()}
+    head = given.get("last_linear.weight")
+    num_classes = head.shape[0] if isinstance(head, Tensor) and head.dim() == 2 and len(head) else 1000
+    with torch.device("meta"):  # no random weights are drawn: all are replaced below
+        net = build_network("resnet50", attention, scheme=scheme, num_classes=num_classes).eval()
+    ours = net.state_dict()
+    biases = {
+        _norm_after(key): _official(key).replace("weight", "bias") for key in ours if _is_convolution(key)
+    }
+    expected = {_official(key): value for key, value in ours.items()}
+    expected |= {bias: ours[f"{norm}.running_mean"] for norm, bias in biases.items()}
+    _check(given, expected, attention)
+    weights = {}
+    for key, value in ours.items():
+        weight = given.get(
+            _official(key), torch.zeros(value.shape)
+        )  # old checkpoints lack the batch counters
+        norm, _, part = key.rpartition(".")
+        if part == "running_mean":
+            weight = weight.double() - given[biases[norm]].double()
+        weights[key] = weight.to(value.dtype, copy=True)
+    net.load_state_dict(weights, assign=True)
+    return net
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint file, safetensors or PyTorch's own, without running code that may be in it.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is truncated, or holds more than weights.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint file {path}: give the path of the downloaded file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} is not a whole checkpoint of plain weights ({reason}): download it again. A file that "
+            "can only be read by running code from it is not read here."
+        ) from None
+
+
+def _official(key: str) -> str:
+    for ours, theirs in _PARTS:
+        key = re.sub(ours, theirs, key)
+    return key
+
+
+def _is_convolution(key: str) -> bool:
+    return re.search(r"(^|\.)(conv\d|downsample\.0)\.weight$", key) is not None
+
+
+def _norm_after(key: str) -> str:
+    """The BatchNorm that follows the convolution with this weight."""
+    return key.removesuffix(".weight").replace("conv", "bn").replace("downsample.0", "downsample.1")
+
+
+def _check(given: Mapping[str, Any], expected: Mapping[str, Tensor], attention: str) -> None:
+    missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
+    foreign = [key for key in given if key not in expected]
+    shapes = {key: tuple(getattr(given[key], "shape", ())) for key in expected if key in given}
+    wrong = [key for key, shape in shapes.items() if shape != tuple(expected[key].shape)]
+    if not (missing or foreign or wrong):
+        return
+    problems = [
+        f"{len(keys)} {what} ({_some(keys)})"
+        for keys, what in ((missing, "keys are missing"), (foreign, "keys are not expected"))
+        if keys
+    ]
+    if wrong:
+        example = f"{wrong[0]} is {shapes[wrong[0]]}, expected {tuple(expected[wrong[0]].shape)}"
+        problems.append(f"{len(wrong)} tensors have another shape ({example})")
+    other = [name for name, key in _MARKS.items() if key in given and name != attention]
+    advice = (
+        f"It looks like one with attention {other[0]!r}."
+        if other
+        else "The file may be truncated, or of another network, or the weights of a run of this library."
+    )
+    raise ValueError(
+        f"The checkpoint is not an official ResNet-50 with attention {attention!r}, whose keys are like "
+        f"'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}': {'; '.join(problems)}. {advice}"
+    )
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -15,6 +15,7 @@ from ean_lib.attention.sge import default_groups
 
 OWN = ["cbam", "dia", "eca", "se", "sge"]
 STATELESS = [name for name in OWN if name != "dia"]
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9))
 
 
@@ -234,10 +235,11 @@ def test_eca_kernel_grows_with_the_logarithm_of_the_channels():
     assert sizes == [3, 3, 3, 5, 5, 7]  # odd next to (log2(C) + 1) / 2: 0.5, 2.5, 3.5, 4.5, 5, 6
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", OWN)
-def test_half_precision_stays_close_to_double_precision(name, dtype):
-    module, x = randomised(name, 16), images(2, 16, 7, 5)
+def test_half_precision_stays_close_to_double_precision(name, dtype, device):
+    module, x = randomised(name, 16).to(device), images(2, 16, 7, 5).to(device)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(0.3)
@@ -252,18 +254,20 @@ def test_half_precision_stays_close_to_double_precision(name, dtype):
     assert half.grad.dtype == dtype and half.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", OWN)
-def test_statistics_do_not_overflow_in_fp16(name):
-    module = create_attention(name, 16).half()
-    x = torch.full((2, 16, 32, 32), 300.0, dtype=torch.float16)  # its sum and its squares are above 65504
+def test_statistics_do_not_overflow_in_fp16(name, device):
+    module = create_attention(name, 16).half().to(device)
+    x = torch.full((2, 16, 32, 32), 300.0, dtype=torch.float16, device=device)  # sum and squares exceed 65504
     x[:, :, 0] = -200
     assert module(x, None)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", OWN)
-def test_under_autocast_the_output_has_the_input_dtype(name):
-    module, x = create_attention(name, 16), images(2, 16, 4, 4)
-    with torch.autocast("cpu", torch.bfloat16):
+def test_under_autocast_the_output_has_the_input_dtype(name, device):
+    module, x = create_attention(name, 16).to(device), images(2, 16, 4, 4).to(device)
+    with torch.autocast(device, torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16):
             y, state = module(x.to(dtype), None)
             y, state = module(y, state)

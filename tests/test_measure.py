@@ -81,6 +81,14 @@ def test_increment_does_not_depend_on_the_unit_of_time(own, reference, unit):
     )
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_gpu_is_named_and_waited_for():
+    net = build_network("resnet18", num_classes=10)
+    few, many = (latency({"net": net}, (n, 3, 224, 224), "auto", rounds=3)["net"] for n in (8, 256))
+    assert few.device == torch.cuda.get_device_name()
+    assert many.median_ms > 4 * few.median_ms  # 32 times the work; launching it takes as long for both
+
+
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
 def test_increment_refuses_a_time_that_is_not_positive_and_finite(bad):
     with pytest.raises(ValueError, match="`attention_ms` must be a positive, finite time in milliseconds"):

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,6 +22,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ean_lib.networks import AttentionResNet
+from ean_lib.runs import device_name
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,6 @@ def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def extra_parameters(net: nn.Module, backbone: nn.Module) -> int:
-    """How many parameters `net` has beyond those of its backbone."""
-    return count_parameters(net) - count_parameters(backbone)
-
-
 @torch.no_grad()
 def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
     """Multiply-accumulates of one image's forward pass, counted by torch: its FLOPs / 2.
@@ -168,7 +162,7 @@ def latency(
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
                 times[name].append(1000 * timers[name].timeit(passes[name]).median)
-    return {name: Latency(tuple(values), device_name(target), threads) for name, values in times.items()}
+    return {name: Latency(tuple(values), device_name(target.type), threads) for name, values in times.items()}
 
 
 def measure(
@@ -197,13 +191,14 @@ def measure(
     pruned = [net.prune() if isinstance(net, AttentionResNet) else net for net in pruned]
     fused = [net.fuse() if isinstance(net, AttentionResNet) else net for net in pruned]
     times = latency(dict(enumerate(fused)), input_shape, device, rounds=rounds)
+    parameters = [count_parameters(net) for net in pruned]
     macs = [count_macs(net, input_shape) for net in fused]
     results = {}
     for i, name in enumerate(networks, start=1):
         increments = times[i].increments(times[0])
         results[name] = Measurement(
-            parameters=count_parameters(pruned[i]),
-            extra_parameters=extra_parameters(pruned[i], pruned[0]),
+            parameters=parameters[i],
+            extra_parameters=parameters[i] - parameters[0],
             macs=macs[i],
             extra_macs=macs[i] - macs[0],
             median_ms=times[i].median_ms,
@@ -218,19 +213,6 @@ def measure(
             threads=times[i].threads,
         )
     return results
-
-
-def device_name(device: str | torch.device) -> str:
-    """The name of a processor, such as "NVIDIA H200" or "Intel(R) Xeon(R) CPU @ 2.20GHz"."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return str(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine() or "CPU"
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:

@@ -7,7 +7,6 @@ mean: with running_mean - bias in place of running_mean, the network without bia
 
 from __future__ import annotations
 
-import difflib
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ean_lib.attention.registry import suggest
 from ean_lib.networks import AttentionResNet, build_network
 from ean_lib.runs import load_weights
 from ean_lib.schemes import Scheme
@@ -49,14 +49,9 @@ def published_scheme(attention: str) -> Scheme:
         ValueError: for another name, with the close matches.
     """
     if attention not in PUBLISHED_SCHEMES:
-        close = difflib.get_close_matches(str(attention).lower(), PUBLISHED_SCHEMES, cutoff=0.4)
         raise ValueError(
             f"The authors published nothing for the attention module {attention!r}. "
-            + (
-                f"Did you mean {' or '.join(map(repr, close))}?"
-                if close
-                else "They did for 'se', 'sge' and 'dia'."
-            )
+            f"{suggest(str(attention), list(PUBLISHED_SCHEMES))}"
         )
     return PUBLISHED_SCHEMES[attention]
 

@@ -187,7 +187,8 @@ def test_the_published_schemes_are_those_of_the_official_code():
 
 
 @pytest.mark.parametrize(
-    "name, hint", [("SGE", "Did you mean 'sge'"), ("sea", "Did you mean 'se'"), (None, "'se', 'sge'")]
+    "name, hint",
+    [("SGE", "Did you mean 'sge'"), ("sea", "Did you mean 'se'"), (None, "Known are: sge, dia, se")],
 )
 def test_an_unpublished_name_says_which_there_are(name, hint):
     with pytest.raises(ValueError, match=f"published nothing for the attention module {name!r}.*{hint}"):

@@ -2,8 +2,7 @@
 
 Any layer of `timm.layers.create_attn` serves that keeps the shape of its input; a probe with small maps
 finds out. Some of these layers hold a BatchNorm (cbam, coord, sk, ...). Where a stage shares its module,
-that BatchNorm mixes the statistics of all connected blocks, and nothing in the name says so: prefer the
-layers without one.
+that BatchNorm mixes the statistics of all connected blocks: prefer the layers without one.
 """
 
 from __future__ import annotations
@@ -85,6 +84,6 @@ def _probe(what: str, layer: nn.Module, channels: int, sizes: Any) -> None:
             raise ValueError(
                 f"{what} turns the shape {tuple(x.shape)} into {shape}, but attention must keep the shape."
             )
-        if not torch.equal(x, before):
+        if not x.is_meta and not torch.equal(x, before):
             raise ValueError(f"{what} overwrites its input, which the shortcut still needs.")
     layer.train()

@@ -80,6 +80,11 @@ def test_the_probe_leaves_batchnorm_statistics_and_the_random_numbers_alone():
         assert torch.equal(module.layer.state_dict()[key], value)
 
 
+def test_a_timm_layer_can_be_built_without_memory_for_its_weights():
+    with torch.device("meta"):
+        assert next(create_attention("timm:gc", 8).parameters()).is_meta
+
+
 def test_options_reach_timms_layer():
     assert create_attention("timm:se", 32, rd_channels=5).layer.fc1.out_channels == 5
 

@@ -34,8 +34,8 @@ def chromium_path() -> str:
     if path is None:
         pytest.fail(
             "The browser tests need a system Chromium, and none was found under the names "
-            f"{', '.join(CHROMIUM_NAMES)}. Install it (Debian, Ubuntu: apt-get install chromium) or set CHROMIUM "
-            "to the path of the program.",
+            f"{', '.join(CHROMIUM_NAMES)}. Install it (Debian, Ubuntu: apt-get install chromium), or set "
+            "CHROMIUM to the path of the program.",
             pytrace=False,
         )
     return path

@@ -1,4 +1,4 @@
-"""What every chapter promises, read from the committed notebooks; `pytest --nbval book/` compares their outputs."""
+"""What every chapter promises, read from the committed notebook; `pytest --nbval book/` compares outputs."""
 
 from __future__ import annotations
 

@@ -98,14 +98,7 @@ class Retrain:
     """The run folder."""
 
     def __call__(self) -> str:
-        stages = self.task.stages
-        named = {"full": Scheme.full(stages), "none": Scheme.none(stages)}
-        if self.scheme in named:
-            scheme = named[self.scheme]
-        elif Path(self.scheme).is_dir():
-            scheme = Scheme.parse(pipeline.finished(Path(self.scheme), "search")[1]["scheme"], stages)
-        else:
-            scheme = Scheme.parse(self.scheme, stages)
+        scheme = _scheme(self.scheme, self.task)
         full = {"none": "org-full", "stage": "share-full"}[self.share]
         form = "backbone" if not scheme.connected else full if scheme.connected == len(scheme) else "ean"
         result = pipeline.run_retrain(
@@ -155,6 +148,8 @@ class Run:
     """What to retrain. random and late have as many connections as the scheme found; late has them in the last blocks."""
     random_schemes: int = 1
     """Random schemes per seed."""
+    scheme: str | None = None
+    """Retrain this scheme (bits, or the folder of a finished search) instead of searching for one per seed."""
     recalibrate: int | None = None
     """Re-estimate BatchNorm for each scheme from this many training images while searching."""
     out: Path = field(default=Path("runs/run"))
@@ -165,10 +160,13 @@ class Run:
             raise ValueError("name at least one seed, and at least one random scheme")
         for seed in self.seeds:
             folder = self.out / f"seed-{seed}"
-            pipeline.run_supernet(self.task, self.supernet, seed, folder / "supernet", self.place)
-            found = pipeline.run_search(
-                self.task, folder / "supernet", self.search, seed, folder / "search", self.place, self.recalibrate
-            ).scheme
+            if self.scheme is None:
+                pipeline.run_supernet(self.task, self.supernet, seed, folder / "supernet", self.place)
+                found = pipeline.run_search(
+                    self.task, folder / "supernet", self.search, seed, folder / "search", self.place, self.recalibrate
+                ).scheme
+            else:
+                found = _scheme(self.scheme, self.task)
             trained = []
             for form in self.forms:
                 for index in range(self.random_schemes if form == "random" else 1):
@@ -246,6 +244,14 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
         case "run":
             return Run(task=task, supernet=supernet, search=search, retrain=retrain, place=Place())
     return Report(folders=tyro.MISSING)
+
+
+def _scheme(text: str, task: Task) -> Scheme:
+    """The scheme that a user means by bits, full, none, or the folder of a finished search."""
+    if Path(text).is_dir():
+        text = pipeline.finished(Path(text), "search")[1]["scheme"]
+    named = {"full": Scheme.full, "none": Scheme.none}
+    return named[text](task.stages) if text in named else Scheme.parse(text, task.stages)
 
 
 def _line(values: object) -> str:

@@ -1,10 +1,10 @@
 """The controller: a policy over connection schemes, trained by REINFORCE (Williams 1992).
 
-A policy of independent Bernoulli bits samples a few schemes per step; each is rewarded; the policy follows the
-gradient of the expected reward. Three things are added, as in EAN: a moving-average baseline, a bonus for novel
-schemes (random network distillation, Burda et al. 2019), and one clipped step on a replayed batch (Schulman et
-al. 2017). The authors' code departs from this in ways that can be measured: every departure is a switch of
-`ControllerConfig`, `mode="official"` reproduces all of them and `mode="corrected"`, the default, none.
+A policy of independent Bernoulli bits samples a few schemes per step; each is rewarded; the policy follows
+the gradient of the expected reward. Three things are added, as in EAN: a moving-average baseline, a bonus for
+novel schemes (random network distillation, Burda et al. 2019), and one clipped step on a replayed batch
+(Schulman et al. 2017). The authors' code departs from this in ways that can be measured: every departure is a
+switch of `ControllerConfig`; `mode="official"` reproduces all of them, `mode="corrected"`, the default, none.
 
 Everything runs on the CPU in float64: the controller is tiny, and its results then repeat to the bit.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,25 +25,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-CORRECTIONS = (
-    "stack_samples",
-    "per_sample_bonus",
-    "replay_with_bonus",
-    "scheme_ratio",
-    "advantage_before_baseline",
-    "logit_table",
-    "explore_tanh",
-    "drop_constant",
-    "cache",
-    "keep_best",
-)
-NUMBERS_BY_MODE = {
-    "official": {"learning_rate": 0.05, "entropy_weight": 0.0, "lambda_rnd": 1.0},
-    "corrected": {"learning_rate": 0.1, "entropy_weight": 0.1, "lambda_rnd": 1.0},
+# What a field left at None becomes: (official, corrected).
+BY_MODE: dict[str, tuple[Any, Any]] = {
+    "stack_samples": (False, True),
+    "per_sample_bonus": (False, True),
+    "replay_with_bonus": (False, True),
+    "scheme_ratio": (False, True),
+    "advantage_before_baseline": (False, True),
+    "logit_table": (False, True),
+    "explore_tanh": (False, True),
+    "drop_constant": (False, True),
+    "cache": (False, True),
+    "keep_best": (False, True),
+    # The authors' numbers and ours; ours were tuned on tables of rewards, not on networks.
+    "learning_rate": (0.05, 0.1),
+    "adam_beta2": (0.999, 0.9),
+    "lambda_rnd": (1.0, 0.1),
+    "entropy_weight": (0.0, 0.0),
 }
+SWITCHES = tuple(name for name, values in BY_MODE.items() if values == (False, True))
 OFFICIAL_CONSTANT = 54.0  # percent; the authors subtract it from every reward
 OFFICIAL_TEMPERATURE = 5.0
-TANH_SCALE = 2.5  # the largest logit where explore_tanh is on: no probability leaves [0.076, 0.924]
+MAX_LOG_ODDS = 5.0  # where explore_tanh is on: no probability leaves [0.0067, 0.9933]
 RND_WIDTH = 32
 
 
@@ -57,13 +60,16 @@ class ControllerConfig:
     samples: int = 3
     # Step size of Adam, for the policy.
     learning_rate: float | None = None
+    # Share of the old squared gradients that Adam keeps, for the policy. One block can be worth 20 percent
+    # and the next 0.1: the lower 0.9 forgets the large gradients soon enough to see the small ones.
+    adam_beta2: float | None = None
     # Step size of Adam, for the learned network of the novelty bonus.
     rnd_learning_rate: float = 0.05
     # Share of the old baseline kept at each step of its moving average.
     baseline_decay: float = 0.95
     # Weight of the novelty bonus in the reward; 0 turns it off.
     lambda_rnd: float | None = None
-    # Weight of the policy's entropy (percent per nat); 0 turns it off.
+    # Weight of the policy's entropy in what is maximised, percent per nat; 0 turns it off.
     entropy_weight: float | None = None
     # First step, counted from 0, that also replays an earlier batch.
     replay_from: int = 10
@@ -85,7 +91,7 @@ class ControllerConfig:
     advantage_before_baseline: bool | None = None
     # 6. Learn one logit per block (official: a network fed with zeros, a table in disguise).
     logit_table: bool | None = None
-    # 7. Bound the logits by 2.5·tanh so that sampling never dies out (official: written, never applied).
+    # 7. Bound the log-odds by 5·tanh, so that sampling never dies out (official: written, never applied).
     explore_tanh: bool | None = None
     # 8. Leave out the constant 54 (official: subtract it from every reward; the baseline cancels it).
     drop_constant: bool | None = None
@@ -95,50 +101,41 @@ class ControllerConfig:
     keep_best: bool | None = None
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, NUMBERS_BY_MODE)
-        check_number("samples", self.samples, integer=True, low=1)
-        for name in ("learning_rate", "entropy_weight", "lambda_rnd"):
+        check_choice("mode", self.mode, ("corrected", "official"))
+        check_number("samples", self.samples, low=1, integer=True)
+        for name in ("rnd_learning_rate", "replay_clip", "replay_weight"):
+            check_number(name, getattr(self, name))
+        check_number("baseline_decay", self.baseline_decay, high=1)
+        for name in ("replay_from", "replay_size"):
+            check_number(name, getattr(self, name), integer=True)
+        for name in ("learning_rate", "lambda_rnd", "entropy_weight", "adam_beta2"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), low=0)
-        check_number("rnd_learning_rate", self.rnd_learning_rate, low=0)
-        check_number("baseline_decay", self.baseline_decay, low=0, high=1)
-        check_number("replay_from", self.replay_from, integer=True, low=0)
-        check_number("replay_size", self.replay_size, integer=True, low=0)
-        check_number("replay_clip", self.replay_clip, low=0)
-        check_number("replay_weight", self.replay_weight, low=0)
-        for name in CORRECTIONS:
-            if getattr(self, name) not in (None, True, False):
+                check_number(name, getattr(self, name), high=0.9999 if name == "adam_beta2" else None)
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool | None):
                 raise ValueError(
-                    f"{name} is a switch: expected True, False or None (by the mode), not {getattr(self, name)!r}."
+                    f"{name} must be True, False or None (by the mode), not {getattr(self, name)!r}."
                 )
 
     def resolved(self) -> Self:
         """This configuration with every None replaced by its mode's value."""
-        by_mode = dict.fromkeys(CORRECTIONS, self.mode == "corrected") | NUMBERS_BY_MODE[self.mode]
-        return replace(self, **{name: value for name, value in by_mode.items() if getattr(self, name) is None})
+        missing = [name for name in BY_MODE if getattr(self, name) is None]
+        return replace(self, **{name: BY_MODE[name][self.mode == "corrected"] for name in missing})
 
 
 def check_number(
-    name: str, value: Any, *, integer: bool = False, low: float | None = None, high: float | None = None
+    name: str, value: Any, low: float = 0, high: float | None = None, integer: bool = False
 ) -> None:
-    """Raise ValueError unless value is a finite number (an integer, where asked) in [low, high]."""
+    """Raise ValueError unless value is a finite number (an integer, where asked) from low to high."""
     right_kind = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
-    bounds = " and ".join(
-        f"{word} {bound:g}" for word, bound in (("at least", low), ("at most", high)) if bound is not None
-    )
-    if (
-        not right_kind
-        or not math.isfinite(value)
-        or (low is not None and value < low)
-        or (high is not None and value > high)
-    ):
+    if not right_kind or not math.isfinite(value) or value < low or (high is not None and value > high):
         kind = "an integer" if integer else "a finite number"
-        raise ValueError(f"{name} must be {kind}{' of ' + bounds if bounds else ''}, not {value!r}.")
+        most = "" if high is None else f" and at most {high}"
+        raise ValueError(f"{name} must be {kind} of at least {low}{most}, not {value!r}.")
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise ValueError, with the closest match, unless value is one of choices."""
-    choices = list(choices)
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -158,7 +155,7 @@ def perceptron(widths: Iterable[int], generator: torch.Generator) -> nn.Sequenti
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: for so few numbers several only wait for each other, for seconds on a busy machine."""
+    """Run torch on one thread: so few numbers gain nothing from more, and lose seconds on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -171,9 +168,9 @@ class Novelty:
     """Random network distillation: how badly a learned network predicts a fixed random one at a scheme.
 
     e(s) = ‖f(s) − g(s)‖², with f fixed and g trained to match f on the schemes sampled so far: small for what
-    has been seen, large for what has not. The scale of e is arbitrary, so, after Burda et al. (2019), the bonus
-    is e(s) / σ, σ the standard deviation of all errors met so far: a typical difference in novelty between two
-    early schemes is worth about 1 (percent, times lambda_rnd), and the bonus fades as g learns. It is not
+    has been seen, large for what has not. The scale of e is arbitrary, so, after Burda et al. (2019), the
+    bonus is e(s) / σ, σ the standard deviation of all errors met so far: a typical difference in novelty
+    between two early schemes is worth lambda_rnd percent, and the bonus fades as g learns. It is not
     centred: the baseline does that. The authors' bonus is Σ e over the batch, the same for every scheme.
     """
 
@@ -213,8 +210,8 @@ class Controller:
     Args:
         blocks: m, the number of blocks.
         config: see `ControllerConfig`.
-        seed: of the initial weights, of sampling, of the bonus's networks and of replay, each its own stream, so
-            that turning one part off leaves the others' random numbers as they were.
+        seed: of the initial weights, of sampling, of the bonus's networks and of replay, each its own stream,
+            so that turning one part off leaves the others' random numbers as they were.
     """
 
     def __init__(self, blocks: int, config: ControllerConfig, seed: int = 0) -> None:
@@ -224,7 +221,9 @@ class Controller:
         self.table = torch.zeros(blocks, dtype=torch.float64, requires_grad=True)
         self.network = perceptron((20, 50, 2 * blocks), streams[2])
         parameters = [self.table] if self.config.logit_table else list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(parameters, lr=self.config.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            parameters, lr=self.config.learning_rate, betas=(0.9, self.config.adam_beta2)
+        )
         self.novelty = Novelty(blocks, self.config, streams[3])
         self.memory: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=self.config.replay_size)
         self.baseline: float | None = None
@@ -237,14 +236,12 @@ class Controller:
         Its input is zero, so the first layer's weights never get a gradient: it is a table all the same.
         """
         if self.config.logit_table:
-            return self.bounded(self.table)
-        two_way = self.network(torch.zeros(20, dtype=torch.float64)) / OFFICIAL_TEMPERATURE
-        off, on = self.bounded(two_way).view(-1, 2).unbind(dim=1)
-        return on - off
-
-    def bounded(self, logits: Tensor) -> Tensor:
-        """2.5·tanh(z) where explore_tanh is on: no bit ever becomes certain."""
-        return TANH_SCALE * logits.tanh() if self.config.explore_tanh else logits
+            z = self.table
+        else:
+            two_way = self.network(torch.zeros(20, dtype=torch.float64)) / OFFICIAL_TEMPERATURE
+            off, on = two_way.view(-1, 2).unbind(dim=1)
+            z = on - off
+        return MAX_LOG_ODDS * (z / MAX_LOG_ODDS).tanh() if self.config.explore_tanh else z
 
     def probabilities(self) -> Tensor:
         """p, (m,): the probability of connecting each block."""
@@ -268,12 +265,13 @@ class Controller:
     def as_remembered(self, schemes: Tensor) -> Tensor:
         """The schemes as replay and bonus see them, (n, m) -> (n, m).
 
-        The authors hold a list of m tensors, one per block; they concatenate it block after block and view the
-        result as schemes, which mixes the samples' bits. Their first sample is drawn apart and stays whole.
+        The authors hold a list of m tensors, one per block; they concatenate it block after block and view
+        the result as schemes, which mixes the samples' bits. Their first sample is drawn apart and stays
+        whole.
         """
         if self.config.stack_samples:
             return schemes
-        return torch.cat([schemes[:1], schemes[1:].T.reshape(len(schemes) - 1, -1)])
+        return torch.cat([schemes[:1], schemes[1:].T.reshape_as(schemes[1:])])
 
     def policy_loss(self, schemes: Tensor, advantages: Tensor) -> Tensor:
         """REINFORCE: −1/n Σ_i A_i log π(s_i) − w_H · H(π).
@@ -313,13 +311,18 @@ class Controller:
 
         Returns:
             Plain lists and floats, as of before the update: logits and probabilities (m,); rewards and bonus
-            (n,); the baseline and advantages (n,) that were used; loss, replay_loss (None without replay), entropy.
+            (n,); the baseline and advantages (n,) that were used; loss, replay_loss (None without replay),
+            entropy.
         """
         config = self.config
-        record: dict[str, Any] = {"logits": self.logits().tolist(), "probabilities": self.probabilities().tolist()}
+        record: dict[str, Any] = {
+            "logits": self.logits().tolist(),
+            "probabilities": self.probabilities().tolist(),
+        }
         record["entropy"] = self.entropy().item()
         remembered = self.as_remembered(schemes)
-        # Old log-probabilities belong to the schemes as sampled: in official mode they do not match the mixed bits.
+        # Old log-probabilities belong to the schemes as sampled: in official mode they do not match the mixed
+        # bits.
         old_log_probs = self.log_probs(schemes).detach()
         objectives = objectives.double() - (0.0 if config.drop_constant else OFFICIAL_CONSTANT)
         bonus = torch.zeros_like(objectives)

@@ -5,11 +5,11 @@ accuracy in percent, and looks for the scheme s with the highest
 
     objective(s) = λ_val · value(s) + λ_spa · sparsity(s)
 
-within a budget of distinct schemes. EAN's controller (`reinforce`) stands beside five baselines with the same budget,
-because a search is worth its cost only where it beats random search (Li & Talwalkar 2019; Yu et al. 2020).
+within a budget of distinct schemes. EAN's controller (`reinforce`) stands beside five baselines with the same
+budget: a search is worth its cost only where it beats random search (Li & Talwalkar 2019; Yu et al. 2020).
 
-`search` is a pure function of (reward, stages, config): asked again with recorded values it takes the same steps, so
-an interrupted search goes on by being replayed.
+`search` is a pure function of (reward, stages, config): asked again with recorded values it takes the same
+steps, so an interrupted search goes on by being replayed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHUNK = 64  # schemes asked at once where a method has many: the scorer shares w
 
 @dataclass(frozen=True)
 class SearchConfig(ControllerConfig):
-    """Options of a search; the fields of `ControllerConfig` matter to the method "reinforce" only, save `samples`."""
+    """Options of a search; all of `ControllerConfig` but `samples` matter to the method "reinforce" only."""
 
     # How schemes are proposed; "exhaustive" tries them all.
     method: Literal["reinforce", "random", "greedy", "evolution", "tpe", "exhaustive"] = "reinforce"
@@ -47,7 +47,7 @@ class SearchConfig(ControllerConfig):
     steps: int = 300
     # Weight of the task value (accuracy in percent) in the objective.
     lambda_val: float = 1.0
-    # Weight of the sparsity (0 to 1) in the objective: percent of accuracy that a scheme without connections may cost.
+    # Weight of the sparsity (0 to 1) in the objective: what connecting no block at all is worth, in percent.
     lambda_spa: float = 2.0
     # Schemes alive at a time, for the method "evolution".
     population: int = 16
@@ -58,14 +58,14 @@ class SearchConfig(ControllerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("method", self.method, METHODS)
+        check_choice("method", self.method, tuple(METHODS))
         for name in ("steps", "population", "tournament"):
-            check_number(name, getattr(self, name), integer=True, low=1)
+            check_number(name, getattr(self, name), low=1, integer=True)
         if self.budget is not None:
-            check_number("budget", self.budget, integer=True, low=1)
-        check_number("lambda_val", self.lambda_val, low=0)
-        check_number("lambda_spa", self.lambda_spa, low=0)
-        check_number("seed", self.seed, integer=True, low=0)
+            check_number("budget", self.budget, low=1, integer=True)
+        check_number("lambda_val", self.lambda_val)
+        check_number("lambda_spa", self.lambda_spa)
+        check_number("seed", self.seed, high=2**32 - 1, integer=True)
 
     @property
     def max_evaluations(self) -> int:
@@ -104,7 +104,9 @@ class SearchResult:
 
     def to_json(self) -> str:
         """JSON text that `from_json` reads back without loss."""
-        return json.dumps(vars(self) | {"scheme": str(self.scheme), "config": asdict(self.config)}, allow_nan=False)
+        return json.dumps(
+            vars(self) | {"scheme": str(self.scheme), "config": asdict(self.config)}, allow_nan=False
+        )
 
     @classmethod
     def from_json(cls, text: str) -> SearchResult:
@@ -118,7 +120,9 @@ class SearchResult:
             scheme, config = Scheme.parse(fields["scheme"]), SearchConfig(**fields["config"])
             return cls(**fields | {"scheme": scheme, "config": config})
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"This is not the JSON of a search result: {type(error).__name__}: {error}") from error
+            raise ValueError(
+                f"This is not the JSON of a search result: {type(error).__name__}: {error}"
+            ) from error
 
     def save(self, path: str | Path) -> None:
         """Write the result as a JSON file, atomically."""
@@ -129,7 +133,11 @@ class Evaluations:
     """The reward's values, bought once each, and the record of the steps that bought them."""
 
     def __init__(
-        self, reward: Reward, stages: Sequence[int], config: SearchConfig, progress: Callable[[dict], None] | None
+        self,
+        reward: Reward,
+        stages: Sequence[int],
+        config: SearchConfig,
+        progress: Callable[[dict], None] | None,
     ) -> None:
         self.reward, self.config, self.progress = reward, config, progress
         self.stages, self.blocks = tuple(stages), sum(stages)
@@ -179,12 +187,12 @@ class Evaluations:
         if self.progress is not None:
             self.progress(self.history[-1])
 
-    def try_all(self, schemes: Sequence[Scheme], **details: Any) -> None:
+    def try_all(self, schemes: Sequence[Scheme]) -> None:
         """Evaluate and record as one step as many of the schemes as the budget allows."""
-        affordable = [s for s in schemes if s not in self.values][: self.left]
+        affordable = [s for s in dict.fromkeys(schemes) if s not in self.values][: self.left]
         if affordable:
             self.evaluate(affordable)
-            self.record(affordable, **details)
+            self.record(affordable)
 
     def unseen(self, count: int, generator: torch.Generator) -> list[Scheme]:
         """Up to count distinct schemes never evaluated, drawn uniformly."""
@@ -222,7 +230,9 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(schemes):
         got = f"{len(values)} values" if isinstance(values, Sequence) else repr(values)
         names = ", ".join(map(str, schemes[:3])) + (", …" if len(schemes) > 3 else "")
-        raise ValueError(f"The reward must return one number per scheme: {len(schemes)} for {names}; it gave {got}.")
+        raise ValueError(
+            f"The reward must return one number per scheme: {len(schemes)} for {names}; it gave {got}."
+        )
     numbers = [value.item() if hasattr(value, "item") else value for value in values]
     for scheme, value in zip(schemes, numbers, strict=True):
         if not isinstance(value, Real) or not math.isfinite(value):
@@ -233,8 +243,9 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
 def reinforce(found: Evaluations, generator: torch.Generator) -> Scheme | None:
     """EAN's controller; the records of its steps also hold what `Controller.update` returns.
 
-    Steps end early when a batch would break the budget. The policy's most probable scheme is then evaluated too, where
-    the budget allows, as a last record. Without `keep_best` the result is the most probable scheme evaluated.
+    Steps end early when a batch would break the budget. The policy's most probable scheme is evaluated last,
+    in a record of its own, where the budget allows. Without `keep_best` the result is the most probable scheme
+    of those evaluated.
     """
     config = found.config.resolved()
     controller = Controller(found.blocks, config, config.seed)
@@ -284,7 +295,7 @@ def greedy(found: Evaluations, generator: torch.Generator) -> None:
 def evolution(found: Evaluations, generator: torch.Generator) -> None:
     """Aging evolution (Real et al. 2019): the best of a random few has an offspring with one bit flipped.
 
-    The oldest dies. A child that was evaluated before is mutated again, so that every evaluation is of a new scheme.
+    The oldest dies. A child evaluated before is mutated again, so that every evaluation is of a new scheme.
     """
     config = found.config
     alive = deque(found.unseen(min(config.population, found.left), generator), maxlen=config.population)
@@ -316,7 +327,7 @@ def tpe(found: Evaluations, generator: torch.Generator) -> None:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         repeated = 0
         while found.left > 0:
-            if repeated >= 10:  # the estimator has settled: show it something new
+            if repeated >= 10:  # the estimator has settled: give it something new
                 unseen = found.unseen(1, generator)[0]
                 study.enqueue_trial({f"block {i}": bit for i, bit in enumerate(unseen.bits)})
             trial = study.ask()
@@ -338,8 +349,9 @@ def exhaustive(found: Evaluations, generator: torch.Generator) -> None:
     total, limit = 2**found.blocks, min(EXHAUSTIVE_LIMIT, found.config.max_evaluations)
     if total > limit:
         raise ValueError(
-            f"Stages {found.stages} have 2^{found.blocks} = {total} schemes, but an exhaustive search may evaluate "
-            f"{limit}: choose another method" + (", or a larger budget." if total <= EXHAUSTIVE_LIMIT else ".")
+            f"Stages {found.stages} have 2^{found.blocks} = {total} schemes, but an exhaustive search may "
+            f"evaluate {limit}: choose another method"
+            + (f", or budget={total}." if total <= EXHAUSTIVE_LIMIT else ".")
         )
     for chunk in batched(Scheme.all_of(found.stages), CHUNK):
         found.try_all(chunk)
@@ -364,20 +376,20 @@ def search(
     """Find the connection scheme with the highest objective.
 
     Args:
-        reward: value of each of a list of schemes (validation accuracy, percent). It is never asked for a scheme
-            twice, unless config.cache is off (official mode).
+        reward: value of each of a list of schemes (validation accuracy, percent), the same whenever it is
+            asked. It is not asked for a scheme twice, unless config.cache is off (official mode).
         stages: blocks per stage, such as (3, 4, 6, 3).
         config: method, budget, weights, seed.
         progress: called after each step with the step's record.
 
     Returns:
-        The final scheme and the record. Each entry of its history has step, schemes, values, objectives (one per
-        scheme proposed), evaluations (distinct, up to now), best_scheme, best_objective; and, for the method
-        "reinforce", what `Controller.update` returns.
+        The final scheme and the record. Each entry of its history has step, schemes, values, objectives (one
+        per scheme proposed), evaluations (distinct, up to now), best_scheme, best_objective; and, for the
+        method "reinforce", what `Controller.update` returns.
 
     Raises:
-        ValueError: if stages are not positive integers, the reward gives anything but one finite number per scheme, or
-            an exhaustive search is larger than its budget.
+        ValueError: if stages are not positive integers, the reward gives anything but one finite number per
+            scheme, or an exhaustive search is larger than its budget.
     """
     stages = Scheme.none(stages).stages
     found = Evaluations(reward, stages, config, progress)

@@ -144,6 +144,7 @@ def test_the_data_directory_is_root_then_environment_then_cache(tmp_path, monkey
     assert data_directory().parts[-2:] == (".cache", "ean_lib")
 
 
+@pytest.mark.slow
 def test_the_real_cifar10_has_the_published_mean_and_std():
     if not (data_directory() / "cifar10.npz").exists():
         pytest.skip("cifar10.npz is not on this machine")

@@ -66,7 +66,7 @@ def test_coloured_pixels_are_those_of_the_masks_and_the_cue(made):
     assert not (objects & cue).any() and not (made.target_masks & made.distractor_masks).any()
     assert not (coloured & ~objects & ~cue).any()
     assert (coloured & objects).sum() > 0.85 * objects.sum()  # the rest are soft edges
-    assert torch.equal((coloured & cue).flatten(1).sum(1), torch.full((640,), 20))  # 5 of 9 cells of 2×2
+    assert torch.equal((coloured & cue).flatten(1).sum(1), torch.full((640,), 52))  # 13 of 25 cells of 2×2
 
 
 def test_the_cue_has_the_colour_of_the_target(made):

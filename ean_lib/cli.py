@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -163,7 +162,13 @@ class Run:
             if self.scheme is None:
                 pipeline.run_supernet(self.task, self.supernet, seed, folder / "supernet", self.place)
                 found = pipeline.run_search(
-                    self.task, folder / "supernet", self.search, seed, folder / "search", self.place, self.recalibrate
+                    self.task,
+                    folder / "supernet",
+                    self.search,
+                    seed,
+                    folder / "search",
+                    self.place,
+                    self.recalibrate,
                 ).scheme
             else:
                 found = _scheme(self.scheme, self.task)
@@ -231,7 +236,9 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
     parser.add_argument("--dataset", default="cued_shapes")
     parser.add_argument("--preset", default="quick")
     known, _ = parser.parse_known_args(argv)
-    task, supernet, search, retrain = recipe(known.dataset, known.preset if known.preset in PRESETS else "quick")
+    task, supernet, search, retrain = recipe(
+        known.dataset, known.preset if known.preset in PRESETS else "quick"
+    )
     match name:
         case "supernet":
             return Supernet(task=task, train=supernet, place=Place())

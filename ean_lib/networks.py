@@ -124,7 +124,10 @@ def _choose(gate: Tensor, after: State, before: State) -> State:
     if after is None:
         return None
     if isinstance(after, tuple):
-        return tuple(_choose(gate, a, None if before is None else b) for a, b in zip(after, before or after, strict=True))
+        return tuple(
+            _choose(gate, a, None if before is None else b)
+            for a, b in zip(after, before or after, strict=True)
+        )
     return torch.where(gate, after, torch.zeros_like(after) if before is None else before)
 
 
@@ -173,7 +176,9 @@ class AttentionResNet(nn.Module):
         scheme: the connections used when ``forward`` is given none.
     """
 
-    def __init__(self, stages: Sequence[Stage], stem: Mapping[str, nn.Module], num_classes: int, scheme: Scheme) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], stem: Mapping[str, nn.Module], num_classes: int, scheme: Scheme
+    ) -> None:
         super().__init__()
         for name, module in stem.items():
             self.add_module(name, module)
@@ -208,7 +213,9 @@ class AttentionResNet(nn.Module):
         else:
             scheme = self.scheme if scheme is None else Scheme.parse(scheme, self.stages)
             if scheme.stages != self.stages:
-                raise ValueError(f"scheme {scheme} has stages {scheme.stages}, but the network has {self.stages}")
+                raise ValueError(
+                    f"scheme {scheme} has stages {scheme.stages}, but the network has {self.stages}"
+                )
             wanted = flat = list(scheme.bits)
         bits = iter(flat)
         gates = [[next(bits) for _ in range(depth)] for depth in self.stages]
@@ -336,7 +343,9 @@ def build_network(
         hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(BACKBONES)}"
         raise ValueError(f"unknown backbone {backbone!r}; {hint}")
     if share not in ("stage", "none"):
-        raise ValueError(f"share must be 'stage' (one module per stage) or 'none' (one per block), got {share!r}")
+        raise ValueError(
+            f"share must be 'stage' (one module per stage) or 'none' (one per block), got {share!r}"
+        )
     spec = BACKBONES[backbone]
     cifar = spec.family == "cifar"
     depths = spec.blocks if blocks is None else tuple(blocks)
@@ -351,7 +360,9 @@ def build_network(
     if attention is None:
         wanted = Scheme.none(depths) if scheme is None else Scheme.parse(scheme, depths)
         if wanted.connected:
-            raise ValueError(f"scheme {wanted} connects blocks, but attention is None; name an attention module")
+            raise ValueError(
+                f"scheme {wanted} connects blocks, but attention is None; name an attention module"
+            )
     else:
         wanted = Scheme.full(depths) if scheme is None else Scheme.parse(scheme, depths)
     kwargs = {**FAMILY_DEFAULTS[spec.family].get(attention or "", {}), **(attention_kwargs or {})}
@@ -360,7 +371,9 @@ def build_network(
         if seed is not None:
             torch.manual_seed(seed)
         stem: dict[str, nn.Module] = {
-            "conv1": nn.Conv2d(3, width, 3 if cifar else 7, stem_stride, padding=1 if cifar else 3, bias=False),
+            "conv1": nn.Conv2d(
+                3, width, 3 if cifar else 7, stem_stride, padding=1 if cifar else 3, bias=False
+            ),
             "bn1": nn.BatchNorm2d(width),
         }
         if not cifar:
@@ -377,7 +390,9 @@ def build_network(
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))  # He et al. 2015, as torchvision does
+                nn.init.normal_(
+                    module.weight, std=math.sqrt(2 / fan_out)
+                )  # He et al. 2015, as torchvision does
         if attention is not None:
             for stage in net.stage_modules():
                 stage.attention = _make_attention(attention, stage, share, kwargs)

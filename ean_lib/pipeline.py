@@ -57,7 +57,9 @@ class Task:
         options = {} if self.objects is None else {"objects": self.objects}
         return _load_data(self.dataset, root, self.subset, **options)
 
-    def network(self, num_classes: int, scheme: Scheme | None = None, share: Share = "stage", seed: int = 0) -> AttentionResNet:
+    def network(
+        self, num_classes: int, scheme: Scheme | None = None, share: Share = "stage", seed: int = 0
+    ) -> AttentionResNet:
         """The network with attention, or the plain backbone where the scheme connects nothing."""
         plain = scheme is not None and not scheme.connected
         net = build_network(
@@ -103,7 +105,9 @@ def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: A
         return Run.open(out, full, {"seed": seed, "data": data.checksum}, writer=state.is_main_process), data
 
 
-def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()) -> AttentionResNet:
+def run_supernet(
+    task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()
+) -> AttentionResNet:
     """Train a supernet with random schemes, into the folder out, and return it."""
     config = dataclasses.replace(config, seed=seed)
     run, data = _open(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
@@ -156,7 +160,9 @@ def run_search(
                     run.append_metric({"scheme": str(scheme), "accuracy": value})
             return values
 
-        if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
+        if (
+            2 ** len(net.scheme) <= config.max_evaluations
+        ):  # one walk over all costs less than asking step by step
             reward(list(Scheme.all_of(net.stages)))
         with tqdm(total=config.steps, disable=not place.progress, unit="step", leave=False) as bar:
             result = search(reward, net.stages, config, lambda record: bar.update())
@@ -186,7 +192,9 @@ def run_retrain(
     if not run.finished:
         net = task.network(data.num_classes, scheme, share, seed)
         split = data.train.join(data.val)
-        history = train(net, data, config, scheme, run, split=split, device=place.device, progress=place.progress)
+        history = train(
+            net, data, config, scheme, run, split=split, device=place.device, progress=place.progress
+        )
         accuracy = evaluate(net, data.test, device=place.device)
         outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
         run.finish({**named, "connected": scheme.connected, **outcome}, net.state_dict())
@@ -194,7 +202,9 @@ def run_retrain(
     return run.result
 
 
-def run_measure(folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20) -> dict[str, Any]:
+def run_measure(
+    folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20
+) -> dict[str, Any]:
     """Cost of retrained networks, pruned and fused, against their backbone, timed in turn; measure.json in each folder."""
     networks: dict[str, AttentionResNet] = {}
     backbone: AttentionResNet | None = None
@@ -204,7 +214,9 @@ def run_measure(folders: Sequence[Path], place: Place = Place(), batch_size: int
         task = _task(config)
         first = first or task
         if dataclasses.replace(task, attention=first.attention) != first:
-            raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
+            raise ValueError(
+                f"{folder} has another task than {folders[0]}; measure networks of one backbone together"
+            )
         data = task.data(place.data_dir)
         net = task.network(data.num_classes, Scheme.parse(config["scheme"], task.stages), config["share"])
         net.load_state_dict(load_weights(folder / "weights.safetensors"))
@@ -241,12 +253,16 @@ def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Sch
 
 def finished(folder: Path, kind: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run")
+        raise FileNotFoundError(
+            f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run"
+        )
     config = read_json(folder / "config.json")
     if config.get("kind") != kind:
         raise ValueError(f"{folder} holds a {config.get('kind')} run, expected a {kind} run")
     if not (folder / "result.json").is_file():
-        raise ValueError(f"the {kind} run in {folder} is not finished; give its command again, and it will go on")
+        raise ValueError(
+            f"the {kind} run in {folder} is not finished; give its command again, and it will go on"
+        )
     return config, read_json(folder / "result.json")
 
 

@@ -78,13 +78,26 @@ def to_markdown(frame: pd.DataFrame) -> str:
     def show(value: float, template: str) -> str:
         return "–" if pd.isna(value) else template.format(value)
 
-    head = ["data", "network", "attention", "form", "scheme", "connected", "accuracy, % (mean ± std)", "runs (seeds)"]
+    head = [
+        "data",
+        "network",
+        "attention",
+        "form",
+        "scheme",
+        "connected",
+        "accuracy, % (mean ± std)",
+        "runs (seeds)",
+    ]
     lines = [[*head, "extra parameters", "MACs, M", "time increment, %"], ["---"] * 6 + ["---:"] * 5]
     for row in summarise(frame).itertuples():
         scheme = f"`{row.scheme}`" if row.schemes == 1 else f"{row.schemes} schemes"
         spread = "" if pd.isna(row.std) else f" ± {row.std:.2f}"
         cells = [row.dataset, row.backbone, row.attention, row.form, scheme, f"{row.connected:.3g}"]
-        cells += [f"{row.accuracy:.2f}{spread}", f"{row.runs} ({row.seeds})", show(row.extra_parameters, "{:,.0f}")]
+        cells += [
+            f"{row.accuracy:.2f}{spread}",
+            f"{row.runs} ({row.seeds})",
+            show(row.extra_parameters, "{:,.0f}"),
+        ]
         lines.append([*cells, show(row.macs / 1e6, "{:.2f}"), show(100 * row.time_increment, "{:.1f}")])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -98,14 +111,30 @@ def plot(frame: pd.DataFrame) -> bytes:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     markers = dict(zip(ORDER, "Xsov^P", strict=True))
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe & Ito: safe for colour-blind eyes
+    colours = [
+        "#0072B2",
+        "#D55E00",
+        "#009E73",
+        "#CC79A7",
+        "#E69F00",
+        "#56B4E9",
+    ]  # Okabe & Ito: safe for colour-blind eyes
     attentions = list(dict.fromkeys(table.attention))
     for row in table.itertuples():
         x = 100 * row.time_increment if timed else row.connected
         error = None if pd.isna(row.std) else row.std
         colour = colours[attentions.index(row.attention) % len(colours)]
         label = f"{row.attention} {row.form}"
-        axes.errorbar(x, row.accuracy, error, marker=markers.get(row.form, "D"), color=colour, ls="", capsize=3, label=label)
+        axes.errorbar(
+            x,
+            row.accuracy,
+            error,
+            marker=markers.get(row.form, "D"),
+            color=colour,
+            ls="",
+            capsize=3,
+            label=label,
+        )
     axes.set_xlabel("relative time increment (%)" if timed else "connected blocks")
     axes.set_ylabel("test accuracy (%), mean ± std")
     axes.legend(fontsize=7)

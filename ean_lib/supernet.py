@@ -71,7 +71,9 @@ class Scorer:
         if recalibrate is not None and recalibrate < 2:
             raise ValueError(f"recalibrate must be None or at least 2 training images, got {recalibrate}")
         self.device = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
-        self.net = copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.net = (
+            copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        )
         self.split: Split = data.val
         self.batch_size = batch_size
         self.known: dict[Scheme, float] = dict(known or {})
@@ -114,7 +116,9 @@ class PrefixWalk:
         self.bits = sorted(scheme.bits for scheme in schemes)
         stages = net.stage_modules()
         self.blocks = [(stages[s - 1].blocks[i], module, i == 0) for s, i, module in net.connections()]
-        self.norms = [[m for m in block.modules() if isinstance(m, nn.BatchNorm2d)] for block, _, _ in self.blocks]
+        self.norms = [
+            [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)] for block, _, _ in self.blocks
+        ]
         self.statistics: dict[tuple[bool, ...] | None, list[tuple[Tensor, Tensor]]] = {}
         self.calibrating = False
 

@@ -142,7 +142,11 @@ def train(
     if config.sync_batchnorm and world > 1:
         synchronise_batchnorm(net)
     optimizer = torch.optim.SGD(
-        net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True
+        net.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=True,
     )
     history: list[dict[str, float]] = []
     if run is not None and (saved := run.load_checkpoint()) is not None:
@@ -151,12 +155,21 @@ def train(
         generator.set_state(saved["generator"])
         history = saved["history"]
     model = accelerator.prepare(net)
+    for (
+        parameter
+    ) in net.parameters():  # zeros, not None: a module that is skipped is treated as one that is gated off
+        parameter.grad = torch.zeros_like(parameter)
     draw = _schemes_of_a_step(net, config, scheme, generator)
 
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     hidden = not (progress and accelerator.is_main_process)
-    with cudnn, tqdm(total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False) as bar:
+    with (
+        cudnn,
+        tqdm(
+            total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False
+        ) as bar,
+    ):
         for epoch in range(len(history), config.epochs):
             meter = _Meter(accelerator, first_step=epoch * steps_per_epoch)
             batches = split.batches(
@@ -171,17 +184,17 @@ def train(
             for step, (x, y) in enumerate(batches, start=epoch * steps_per_epoch):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, total, config)
-                # Zeros, not None: weight decay and momentum act on a skipped module as they do on a gated one.
                 optimizer.zero_grad(set_to_none=False)
                 schemes = draw()
-                parts = list(zip(schemes, x.chunk(len(schemes)), y.chunk(len(schemes)), strict=True))
-                for k, (choice, images, labels) in enumerate(parts):
+                for k, choice in enumerate(schemes):
+                    # Every k-th image: each process then gives a scheme the images that one process would give it.
+                    images, labels = x[k :: len(schemes)], y[k :: len(schemes)]
                     gate = choice if world == 1 else _as_gate(net, choice, accelerator.device)
                     with autocast:
                         scores = model(images, gate)
                         loss = F.cross_entropy(scores.float(), labels, label_smoothing=config.label_smoothing)
                     share = len(labels) / len(y)
-                    if k + 1 < len(parts):
+                    if k + 1 < len(schemes):
                         with accelerator.no_sync(model):
                             accelerator.backward(loss * share)
                     else:
@@ -189,7 +202,9 @@ def train(
                     meter.add(loss.detach() * share, (scores.argmax(1) == labels).sum(), len(labels))
                 if (step + 1) % CHECK_EVERY == 0 or (step + 1) % steps_per_epoch == 0:
                     meter.check(len(schemes))
-                    bar.set_postfix(epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%")
+                    bar.set_postfix(
+                        epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%"
+                    )
                 optimizer.step()
                 bar.update()
             lr = learning_rate((epoch + 1) * steps_per_epoch - 1, total, config)
@@ -197,7 +212,9 @@ def train(
             history.append({**record, "loss": meter.loss, "accuracy": meter.accuracy})
             if run is not None and accelerator.is_main_process:
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-                run.save_checkpoint({**state, "generator": generator.get_state(), "history": history}, history)
+                run.save_checkpoint(
+                    {**state, "generator": generator.get_state(), "history": history}, history
+                )
             accelerator.wait_for_everyone()
     return history
 
@@ -210,7 +227,9 @@ def _schemes_of_a_step(
     if scheme != "random":
         raise ValueError(f"scheme must be a Scheme or 'random' (train a supernet), got {scheme!r}")
     if any(module is None for _, _, module in net.connections()):
-        raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
+        raise ValueError(
+            f"a supernet needs attention at every block, but this network has it at {net.scheme} only"
+        )
     return lambda: SAMPLERS[config.sampler](net.stages, generator)
 
 
@@ -233,7 +252,9 @@ class _Meter:
 
     def check(self, parts: int) -> None:
         """Take in what is pending; raise if a step's loss is not finite."""
-        rows = self.accelerator.reduce(torch.stack(self.pending), "sum").cpu().unflatten(0, (-1, parts)).sum(1)
+        rows = (
+            self.accelerator.reduce(torch.stack(self.pending), "sum").cpu().unflatten(0, (-1, parts)).sum(1)
+        )
         self.pending.clear()
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
@@ -259,7 +280,12 @@ class _Meter:
 
 @torch.no_grad()
 def evaluate(
-    net: AttentionResNet, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
+    net: AttentionResNet,
+    split: Split,
+    scheme: Scheme | None = None,
+    *,
+    batch_size: int = 500,
+    device: str = "auto",
 ) -> float:
     """Accuracy (%) of net on a split, in eval mode; the network's training flag is put back."""
     target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
@@ -272,27 +298,38 @@ def evaluate(
     return 100 * torch.stack(hits).sum().item() / len(split)
 
 
+class _AllReduce(torch.autograd.Function):
+    """Sum over all processes; the gradient of a sum that everybody uses is the sum of everybody's gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _AllReduce.forward(ctx, gradient)
+
+
 class JoinedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the joined batch of all processes; torch's SyncBatchNorm does the same, but on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce
-
-        x32 = x.float()
+        x32 = x.float() if x.element_size() == 2 else x
         n = x.numel() // x.shape[1]
-        sums = torch.cat([x32.sum((0, 2, 3)), x32.square().sum((0, 2, 3)), x32.new_tensor([float(n)])])
-        joined = all_reduce(sums)
-        count = joined[-1].detach()
-        mean, square = (joined[:-1] / count).chunk(2)
-        var = square - mean.square()
+        joined = _AllReduce.apply(torch.cat([x32.sum((0, 2, 3)), x32.new_tensor([float(n)])]))
+        count, mean = joined[-1].detach(), joined[:-1] / joined[-1].detach()
+        centred = x32 - mean[:, None, None]
+        var = _AllReduce.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return (x32 * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(x.dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 def synchronise_batchnorm(net: nn.Module) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from ean_lib.data.splits import Data, Split, hold_out, take
+from ean_lib.data.splits import AUGMENTATIONS, Data, Split, hold_out, take
 
 ARRAYS = {  # name -> shape and SHA-256 of the array in cifar10.npz
     "x_train": ((50000, 32, 32, 3), "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a"),
@@ -33,14 +33,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def load_cifar(
-    name: str,
-    directory: Path,
-    *,
-    subset: int | None = None,
-    seed: int = 0,
-    val_per_class: int | None = None,
-    download: bool = False,
-) -> Data:
+    name: str, directory: Path, *, subset: int | None = None, seed: int = 0,
+    val_per_class: int | None = None, download: bool = False,
+) -> Data:  # fmt: skip
     """CIFAR-10 or CIFAR-100 in memory.
 
     Args:
@@ -69,18 +64,8 @@ def load_cifar(
     per_class = val_per_class if val_per_class is not None else 5000 // len(class_names)
     rest, val = hold_out(parts["train"].labels, per_class)
     train = rest[take(parts["train"].labels[rest], subset, seed)]
-    return Data(
-        name=name,
-        num_classes=len(class_names),
-        class_names=class_names,
-        image_size=(32, 32),
-        mean=mean,
-        std=std,
-        train=parts["train"].select(train),
-        val=parts["train"].select(val),
-        test=parts["test"],
-        augment=("flip", "crop"),
-    )
+    selected = [parts["train"].select(train), parts["train"].select(val), parts["test"]]
+    return Data(name, len(class_names), class_names, (32, 32), mean, std, *selected, augment=AUGMENTATIONS)
 
 
 def read_npz(path: Path, expected: dict = ARRAYS) -> Arrays:

@@ -27,7 +27,6 @@ COLOURS = ("red", "green", "blue")
 RGB = np.array([[0.9, 0.2, 0.2], [0.2, 0.8, 0.2], [0.25, 0.3, 0.95]], dtype=np.float32)
 TILE = 16  # pixels of a quadrant
 CHUNK = 512  # images drawn from one random generator, a multiple of the number of classes
-COUNTS = {"train": 12_000, "val": 2_000, "test": 2_000}
 MEAN, STD = (0.49, 0.48, 0.48), (0.20, 0.19, 0.21)
 Array = np.ndarray
 
@@ -52,49 +51,34 @@ class CuedShapes:
 
 
 def load_cued_shapes(
-    *,
-    subset: int | None = None,
-    seed: int = 0,
-    objects: int = 3,
-    cue_size: int = 10,
-    noise: float = 0.05,
-    contrast: float = 0.25,
-    val_count: int = COUNTS["val"],
-    test_count: int = COUNTS["test"],
-) -> Data:
+    *, subset: int | None = None, seed: int = 0, objects: int = 3, cue_size: int = 10, noise: float = 0.05,
+    contrast: float = 0.25, val_count: int = 2_000, test_count: int = 2_000,
+) -> Data:  # fmt: skip
     """The dataset in three parts, class-balanced and generated anew at each call (about a second).
 
     `seed` generates the training part; search-val and test are the same for all seeds. `subset` is the number
     of training images, 12,000 where it is None; it can be larger. The rest is as in `make_cued_shapes`.
     """
     style = {"objects": objects, "cue_size": cue_size, "noise": noise, "contrast": contrast}
-    wanted = {
-        "train": (COUNTS["train"] if subset is None else subset, seed),
-        "val": (val_count, SPLIT_SEED),
-        "test": (test_count, SPLIT_SEED),
-    }
-    parts = {}
-    for stream, (part, (count, part_seed)) in enumerate(wanted.items()):
+    counts, seeds = (
+        (12_000 if subset is None else subset, val_count, test_count),
+        (seed, SPLIT_SEED, SPLIT_SEED),
+    )
+    parts = []
+    for stream, (count, part_seed) in enumerate(zip(counts, seeds, strict=True)):
         made = make_cued_shapes(count, part_seed, stream=stream, masks=False, **style)
-        parts[part] = Split(made.images, made.labels, MEAN, STD)
-    return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, **parts)
+        parts.append(Split(made.images, made.labels, MEAN, STD))
+    return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, *parts)
 
 
 def make_cued_shapes(
-    count: int,
-    seed: int = 0,
-    *,
-    objects: int = 3,
-    cue_size: int = 10,
-    noise: float = 0.05,
-    contrast: float = 0.25,
-    stream: int = 0,
-    masks: bool = True,
-) -> CuedShapes:
+    count: int, seed: int = 0, *, objects: int = 3, cue_size: int = 10, noise: float = 0.05,
+    contrast: float = 0.25, stream: int = 0, masks: bool = True,
+) -> CuedShapes:  # fmt: skip
     """Generates `count` images, on as many threads as torch uses.
 
     Args:
-        seed, stream: both at least 0; different pairs give unrelated images.
+        seed, stream: different pairs give unrelated images.
         objects: K, 1 to 3; the fourth quadrant is the cue's.
         cue_size: side of the checker patch in pixels, an even number from 2 to 14; smaller is harder.
         noise: standard deviation of the noise of each pixel and colour, 0 to 1; full brightness is 1.
@@ -104,21 +88,20 @@ def make_cued_shapes(
     Raises:
         ValueError: an option out of range.
     """
-    for name, value, low, high in (
-        ("count", count, 1, None),
-        ("seed", seed, 0, None),
-        ("stream", stream, 0, None),
-        ("objects", objects, 1, 3),
-        ("cue_size", cue_size, 2, TILE - 2),
+    for name, value, allowed in (
+        ("count", count, range(1, 2**31)),
+        ("seed", seed, range(2**63)),
+        ("stream", stream, range(2**63)),
+        ("objects", objects, range(1, 4)),
+        ("cue_size", cue_size, range(2, TILE - 1, 2)),
     ):
-        if not isinstance(value, int) or value < low or (high is not None and value > high):
-            limits = f"at least {low}" if high is None else f"in {low}..{high}"
-            raise ValueError(f"cued_shapes: {name} must be a whole number {limits}, got {value!r}.")
-    if cue_size % 2:
-        raise ValueError(f"cued_shapes: cue_size must be even (cells of 2 pixels), got {cue_size}.")
-    for name, value, high in (("noise", noise, 1.0), ("contrast", contrast, 0.5)):
-        if not isinstance(value, int | float) or not 0 <= value <= high:
-            raise ValueError(f"cued_shapes: {name} must be a number in 0..{high:g}, got {value!r}.")
+        if not isinstance(value, int) or value not in allowed:
+            even = "an even" if allowed.step == 2 else "a whole"
+            limits = f"{even} number in {allowed[0]}..{allowed[-1]}"
+            raise ValueError(f"cued_shapes: {name} must be {limits}, got {value!r}.")
+    for name, value, most in (("noise", noise, 1.0), ("contrast", contrast, 0.5)):
+        if not isinstance(value, int | float) or not 0 <= value <= most:
+            raise ValueError(f"cued_shapes: {name} must be a number in 0..{most:g}, got {value!r}.")
 
     def chunk(number: int) -> dict[str, Array]:
         rng = np.random.default_rng([seed, stream, number])

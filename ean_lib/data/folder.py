@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,21 +25,16 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from ean_lib.data.splits import Batch, Data, Split, check_augment, check_batching, hold_out, rank_slices, take
+from ean_lib.data import splits
+from ean_lib.data.splits import Batch, Data, Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
 
 
 def load_image_folder(
-    path: str | Path,
-    *,
-    subset: int | None = None,
-    seed: int = 0,
-    size: int = 224,
-    val_per_class: int | None = None,
-    memory_gb: float = 2.0,
-    workers: int = 2,
-) -> Data:
+    path: str | Path, *, subset: int | None = None, seed: int = 0, size: int = 224,
+    val_per_class: int | None = None, memory_gb: float = 2.0, workers: int = 2,
+) -> Data:  # fmt: skip
     """Images of a folder, in memory where they fit.
 
     Args:
@@ -57,7 +53,7 @@ def load_image_folder(
     """
     if size < 8 or workers < 0 or not memory_gb >= 0:
         raise ValueError(
-            f"image_folder needs size of at least 8, workers and memory_gb of at least 0; "
+            "image_folder needs size of at least 8, workers and memory_gb of at least 0; "
             f"got size={size}, workers={workers}, memory_gb={memory_gb}."
         )
     root = Path(path).expanduser()
@@ -66,65 +62,56 @@ def load_image_folder(
             f"There is no folder {root}; image_folder:PATH needs PATH/train/<class>/ and PATH/val/<class>/, "
             "or PATH/<class>/, with images in each class folder."
         )
-    named = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
-    pool, classes = scan(named.get("train", root), size, workers)
-    given = {name: named[name] for name in ("val", "test") if name in named and "train" in named}
-    held = {name: scan(folder, size, workers, classes)[0] for name, folder in given.items()}
-    if set(held) == {"val"}:  # ImageNet's "val" is what everybody tests on
-        held = {"test": held["val"]}
-    for name in ("test", "val"):
-        if name not in held:
-            smallest = int(torch.bincount(pool.labels).min())
-            per_class = max(1, min(100, smallest // 10)) if val_per_class is None else val_per_class
-            rest, held_out = hold_out(pool.labels, per_class)
-            pool, held[name] = pool.select(rest), pool.select(held_out)
-    parts = {"train": pool.select(take(pool.labels, subset, seed)), "val": held["val"], "test": held["test"]}
+    has_parts = (root / "train").is_dir()
+    train, classes = scan(root / "train" if has_parts else root, size, workers)
+    given = [part for part in ("val", "test") if has_parts and (root / part).is_dir()]
+    parts = {part: scan(root / part, size, workers, classes)[0] for part in given}
+    if given == ["val"]:
+        parts = {"test": parts["val"]}
+    if val_per_class is None:
+        val_per_class = max(1, min(100, int(torch.bincount(train.labels).min()) // 10))
+    for part in [part for part in ("test", "val") if part not in parts]:
+        rest, held_out = splits.hold_out(train.labels, val_per_class)
+        train, parts[part] = train.select(rest), train.select(held_out)
+    parts["train"] = train.select(splits.take(train.labels, subset, seed))
     if sum(map(len, parts.values())) * 3 * size**2 <= memory_gb * 1e9:
         parts = {name: part.in_memory() for name, part in parts.items()}
-    return Data(
-        name=f"image_folder:{path}",
-        num_classes=len(classes),
-        class_names=classes,
-        image_size=(size, size),
-        mean=MEAN,
-        std=STD,
-        **parts,
-        augment=("flip", "crop"),
-    )
+    style: dict[str, Any] = {
+        "image_size": (size, size),
+        "mean": MEAN,
+        "std": STD,
+        "augment": splits.AUGMENTATIONS,
+    }
+    return Data(f"image_folder:{path}", len(classes), classes, **style, **parts)
 
 
 def scan(
-    folder: Path, size: int, workers: int, classes: tuple[str, ...] | None = None
+    folder: Path, size: int, workers: int, classes: tuple[str, ...] = ()
 ) -> tuple[LazySplit, tuple[str, ...]]:
-    """The image files of a folder of class folders, and the classes' names, `classes` if that is given."""
+    """The image files of a folder of class folders, mixed, and the classes (`classes`, if given)."""
     try:
         found = ImageFolder(folder)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} cannot be used as a folder of images by class: {error}") from error
     names = tuple(found.classes)
-    if classes is None and len(names) < 2:
-        raise ValueError(
-            f"{folder} has one class only, {names[0]!r}; put the images of each class in its own folder."
-        )
-    if classes is not None and names != classes:
-        odd = sorted(set(names) ^ set(classes))
-        raise ValueError(
-            f"{folder} and the training part have different classes: only one of them has {odd[0]!r}."
-        )
-    return LazySplit(
-        tuple(path for path, _ in found.samples), torch.tensor(found.targets), size, workers
-    ), names
+    if len(names) < 2:
+        raise ValueError(f"{folder} has one class only, {names[0]!r}; put each class in a folder of its own.")
+    if classes and (odd := sorted(set(names) ^ set(classes))):
+        raise ValueError(f"{folder} and the training part have different classes: only one has {odd[0]!r}.")
+    labels = torch.tensor(found.targets)
+    files = LazySplit(tuple(path for path, _ in found.samples), labels, size, workers)
+    order = splits.class_balanced_order(labels, torch.Generator().manual_seed(splits.SPLIT_SEED))
+    return files.select(order), names
 
 
 class Files(Dataset):
     """Decodes the images of a list of files; picklable, for worker processes."""
 
-    def __init__(self, paths: Sequence[str], size: int, augment: tuple[str, ...] = ()) -> None:
-        self.paths, self.size = paths, size
+    def __init__(self, paths: Sequence[str], size: int, augment: Sequence[str] = ()) -> None:
+        self.paths, self.size, self.random = paths, size, bool(augment)
         whole = [transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size)]  # 256 and 224
         steps = [transforms.RandomResizedCrop(size)] if "crop" in augment else whole
         self.transform = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * ("flip" in augment))
-        self.random = bool(augment)
 
     def __getitem__(self, item: tuple[int, int]) -> Tensor | str:
         """Image uint8 (3, size, size) of (index, seed of its augmentation), or what is wrong with its file.
@@ -195,27 +182,18 @@ class LazySplit:
         return Split(images, self.labels, MEAN, STD)
 
     def batches(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device | str = "cpu",
-        generator: torch.Generator | None = None,
-        augment: Sequence[str] = (),
-        drop_last: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        start: int = 0,
-    ) -> Iterator[Batch]:
+        self, batch_size: int, *, device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None, augment: Sequence[str] = (), drop_last: bool = False,
+        rank: int = 0, world: int = 1,
+    ) -> Iterator[Batch]:  # fmt: skip
         """One epoch, as `Split.batches`; the same images for any number of ranks and workers."""
-        check_batching(batch_size, rank, world, start)
-        names = check_augment(augment, generator)
+        shares = splits.rank_slices(len(self), batch_size, drop_last, rank, world)
+        splits.check_augment(augment, generator)
         order, seeds = torch.arange(len(self)), torch.zeros(len(self), dtype=torch.int64)
         if generator is not None:
             order = torch.randperm(len(self), generator=generator)
             seeds = torch.randint(2**62, (len(self),), generator=generator)
-        shares = list(rank_slices(len(self), batch_size, drop_last, rank, world, start))
-        files = Files(self.paths, self.size, names)
-        device = torch.device(device)
+        files, device = Files(self.paths, self.size, augment), torch.device(device)
         loader = DataLoader(
             files,
             batch_sampler=[list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shares],

@@ -10,18 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ean_lib.data.folder import LazySplit
-
 AUGMENTATIONS = ("flip", "crop")
 SPLIT_SEED = 201114058  # the paper's arXiv number: search-val and test parts never depend on the user's seed
 Batch = tuple[Tensor, Tensor]
+Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,11 @@ class Data:
     num_classes: int
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    train: Split | LazySplit
-    val: Split | LazySplit
-    test: Split | LazySplit
+    mean: Colour
+    std: Colour
+    train: Split  # all three are LazySplits, of the same methods, where images do not fit in memory
+    val: Split
+    test: Split
     augment: tuple[str, ...] = ()
 
     @property
@@ -49,109 +47,25 @@ class Data:
         return self.train.checksum
 
 
-def check_augment(augment: Sequence[str], generator: torch.Generator | None) -> tuple[str, ...]:
-    """The names as a tuple; `ValueError` for one not in `AUGMENTATIONS`, or without a generator for them."""
-    names = (augment,) if isinstance(augment, str) else tuple(augment)
-    if unknown := [name for name in names if name not in AUGMENTATIONS]:
-        raise ValueError(f"Unknown augmentation {unknown[0]!r}; known are {', '.join(AUGMENTATIONS)}.")
-    if names and generator is None:
-        raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=().")
-    return names
-
-
-def check_batching(batch_size: int, rank: int, world: int, start: int) -> None:
-    """Raises a `ValueError` unless every rank gets an equal share of a whole batch."""
-    if batch_size < 1 or start < 0:
-        raise ValueError(f"batch_size must be at least 1 and start at least 0, got {batch_size} and {start}.")
-    if world < 1 or not 0 <= rank < world:
-        raise ValueError(f"rank must be in 0..world-1, got rank {rank} of world {world}.")
-    if batch_size % world:
-        raise ValueError(
-            f"batch_size {batch_size} cannot be divided equally among {world} processes; "
-            f"use a multiple of {world}, such as {max(1, batch_size // world) * world}."
-        )
-
-
-def rank_slices(
-    count: int, batch_size: int, drop_last: bool, rank: int, world: int, start: int
-) -> Iterator[slice]:
-    """This rank's contiguous share of each global batch of an epoch, from global batch `start` on."""
-    stop = count - count % batch_size if drop_last else count
-    for first in range(start * batch_size, stop, batch_size):
-        size = min(batch_size, stop - first)
-        yield slice(first + size * rank // world, first + size * (rank + 1) // world)
-
-
-def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """A random order of all images, (N,) int64, whose every prefix holds classes as equally as they last."""
-    shuffled = torch.randperm(len(labels), generator=generator)
-    of_class = labels[shuffled]
-    by_class = torch.argsort(of_class, stable=True)
-    counts = torch.bincount(of_class)
-    round_of = torch.empty_like(of_class)  # how many images of its own class come before each image
-    round_of[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return shuffled[torch.argsort(round_of * len(counts) + of_class)]
-
-
-def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
-    """Indices (the rest, `per_class` images of each class), both in order.
-
-    They are drawn by a fixed constant, so that the search-val part is the same for all seeds and subsets.
-
-    Raises:
-        ValueError: unless 1 <= per_class < the size of the smallest class.
-    """
-    fewest = int(torch.bincount(labels).min())
-    if not 1 <= per_class < fewest:
-        raise ValueError(
-            f"Cannot hold out {per_class} images of each class: the smallest class has {fewest} training "
-            "images, and at least one must be held out and one be left (val_per_class sets how many)."
-        )
-    order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
-    held_out = per_class * len(torch.bincount(labels))
-    return order[held_out:].sort().values, order[:held_out].sort().values
-
-
-def take(labels: Tensor, subset: int | None, seed: int) -> Tensor:
-    """Indices of `subset` images, class-balanced, drawn by `seed`; a smaller subset begins a larger one.
-
-    Raises:
-        ValueError: if `subset` is not None (all images) and not in 1..the images there are.
-    """
-    if subset is None:
-        return torch.arange(len(labels))
-    if not 1 <= subset <= len(labels):
-        raise ValueError(f"subset must be in 1..{len(labels)}, the training images there are; got {subset}.")
-    return class_balanced_order(labels, torch.Generator().manual_seed(seed))[:subset]
-
-
 @dataclass(eq=False)
 class Split:
-    """One part of a dataset, in memory. Use `Split.from_arrays` for your own images.
+    """Images uint8 (N, 3, H, W) in memory, labels int64 (N,); mean and std are of the images scaled to 0..1.
 
-    Args:
-        images: uint8 (N, 3, H, W).
-        labels: int64 (N,).
-        mean, std: per colour, of the images scaled to 0..1.
+    Use `Split.from_arrays` for your own images.
     """
 
     images: Tensor
     labels: Tensor
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
     _on_device: dict[torch.device, Batch] = field(default_factory=dict, init=False, repr=False)
-    _checksum: str | None = field(default=None, init=False, repr=False)
+    _checksum: str = field(default="", init=False, repr=False)
 
     @classmethod
     def from_arrays(
-        cls,
-        images: Tensor | np.ndarray,
-        labels: Tensor | np.ndarray | Sequence[int],
-        *,
-        num_classes: int | None = None,
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        std: tuple[float, float, float] = (0.25, 0.25, 0.25),
-    ) -> Split:
+        cls, images: Any, labels: Any, *, num_classes: int | None = None,
+        mean: Colour = (0.5, 0.5, 0.5), std: Colour = (0.25, 0.25, 0.25),
+    ) -> Split:  # fmt: skip
         """A split of your own images: (N, 3, H, W), uint8 in 0..255 or float in 0..1 (rounded to 8 bits).
 
         Raises:
@@ -162,34 +76,29 @@ class Split:
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"images must be (N, 3, H, W), none of them 0, got {tuple(images.shape)}.")
         if images.is_floating_point():
-            broken = ~torch.isfinite(images).flatten(1).all(1)
-            if broken.any():
+            if len(broken := (~images.flatten(1).isfinite().all(1)).nonzero()):
                 raise ValueError(
-                    f"images: {int(broken.sum())} of {len(images)} hold NaN or infinite values, the first is "
-                    f"image {int(broken.nonzero()[0])}; repair those images or leave them out."
+                    f"images: {len(broken)} of {len(images)} hold NaN or infinite values, the first is image "
+                    f"{int(broken[0])}; repair those images or leave them out."
                 )
-            low, high = float(images.min()), float(images.max())
-            if low < 0 or high > 1:
-                raise ValueError(
-                    f"float images must lie in 0..1, got {low:g} to {high:g}; scale them or pass uint8."
-                )
+            if images.min() < 0 or images.max() > 1:
+                span = f"{float(images.min()):g} to {float(images.max()):g}"
+                raise ValueError(f"float images must lie in 0..1, got {span}; scale them or pass uint8.")
             images = (images * 255).round().to(torch.uint8)
-        elif images.dtype != torch.uint8:
+        if images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 (0..255) or float (0..1), got {images.dtype}.")
-        if labels.shape != (len(images),):
-            raise ValueError(f"labels must be ({len(images)},), one per image, got {tuple(labels.shape)}.")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"labels must be whole numbers, got {labels.dtype}.")
-        labels = labels.to(torch.int64)
-        limit = int(labels.max()) + 1 if num_classes is None else num_classes
-        if int(labels.min()) < 0 or int(labels.max()) >= limit:
+        if labels.shape != (len(images),) or labels.dtype not in (torch.uint8, torch.int32, torch.int64):
             raise ValueError(
-                f"labels must lie in 0..{limit - 1}, got {int(labels.min())} to {int(labels.max())}; "
-                "number the classes from 0."
+                f"labels must be whole numbers (uint8, int32, int64) of shape ({len(images)},), one per "
+                f"image, got {labels.dtype} of shape {tuple(labels.shape)}."
             )
-        if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
+        low, high = int(labels.min()), int(labels.max())
+        limit = high + 1 if num_classes is None else num_classes
+        if low < 0 or high >= limit:
+            raise ValueError(f"labels must lie in 0..{limit - 1}, got {low} to {high}; number from 0.")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std need three values each, std positive, got {mean} and {std}.")
-        return cls(images, labels, tuple(mean), tuple(std))
+        return cls(images, labels.to(torch.int64), tuple(mean), tuple(std))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -197,7 +106,7 @@ class Split:
     @property
     def checksum(self) -> str:
         """SHA-256 of images (in height, width, colour order) and labels."""
-        if self._checksum is None:
+        if not self._checksum:
             digest = hashlib.sha256(np.ascontiguousarray(self.images.permute(0, 2, 3, 1).numpy()))
             digest.update(np.ascontiguousarray(self.labels.numpy()))
             self._checksum = digest.hexdigest()
@@ -224,59 +133,53 @@ class Split:
         return self._on_device[device]
 
     def batches(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device | str = "cpu",
-        generator: torch.Generator | None = None,
-        augment: Sequence[str] = (),
-        drop_last: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        start: int = 0,
-    ) -> Iterator[Batch]:
+        self, batch_size: int, *, device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None, augment: Sequence[str] = (), drop_last: bool = False,
+        rank: int = 0, world: int = 1,
+    ) -> Iterator[Batch]:  # fmt: skip
         """One epoch: images float32 (B, 3, H, W), normalised, channels_last, and labels int64 (B,).
 
         Args:
             batch_size: images of a global batch, over all ranks; a multiple of `world`.
             generator: on the CPU and in the same state on all ranks; shuffles the epoch and feeds `augment`.
-                It is used before the first batch and not after, so an epoch can be taken up at any batch.
-                None: the images come in order, and `augment` must be empty.
+                It is used before the first batch and not after. None: images in order, `augment` empty.
             augment: "flip" (left-right, one half of the images), "crop" (at a random place of the image with
                 a black border of an eighth of its size: 4 pixels for 32×32).
             drop_last: leave out the last batch where it is not full. Otherwise its shares can differ by one.
             rank, world: this process and their number; rank r gets the r-th of `world` contiguous slices.
-            start: global batches to leave out at the start.
         """
-        check_batching(batch_size, rank, world, start)
-        augment, count = check_augment(augment, generator), len(self)
+        shares = rank_slices(len(self), batch_size, drop_last, rank, world)
+        check_augment(augment, generator)
         images, labels = self.on(device)
-        device, (height, width) = images.device, images.shape[1:3]
-        order = flip = corner = None
+        device, (count, height, width, _) = images.device, images.shape
+        order, flip, corner = torch.arange(count), None, None
         if generator is not None:
-            order = torch.randperm(count, generator=generator).to(device)
+            order = torch.randperm(count, generator=generator)
         if "flip" in augment:
             flip = torch.randint(2, (count,), generator=generator).to(device)
         if "crop" in augment:
             tops = torch.randint(2 * border(height) + 1, (count,), generator=generator)
             lefts = torch.randint(2 * border(width) + 1, (count,), generator=generator)
             corner = torch.stack([tops, lefts]).to(device)
+        order = order.to(device)
         # one multiply-add; a constant per number of the image is far faster than one per colour
         std = torch.tensor(self.std, device=device)
         scale = (1 / (255 * std)).repeat(height * width)
         shift = (-torch.tensor(self.mean, device=device) / std).repeat(height * width)
 
         def epoch() -> Iterator[Batch]:
-            for share in rank_slices(count, batch_size, drop_last, rank, world, start):
-                x = images[share] if order is None else images.index_select(0, order[share])
-                y = labels[share] if order is None else labels.index_select(0, order[share])
+            for share in shares:
+                x = images.index_select(0, order[share])
                 if flip is not None:
                     both = torch.cat([x, x.flip(2)])
                     x = both.index_select(0, flip[share] * len(x) + torch.arange(len(x), device=device))
                 if corner is not None:
-                    x = crop(x, corner[0, share], corner[1, share])
+                    x = crop(x, *corner[:, share])
                 x = torch.addcmul(shift, x.flatten(1).to(torch.float32), scale)
-                yield x.view(len(x), height, width, 3).permute(0, 3, 1, 2), y
+                yield (
+                    x.view(len(x), height, width, 3).permute(0, 3, 1, 2),
+                    labels.index_select(0, order[share]),
+                )
 
         return epoch()
 
@@ -293,3 +196,70 @@ def crop(x: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(x, (0, 0, pad_x, pad_x, pad_y, pad_y)).flatten(2)
     windows = padded.unfold(1, height, 1).unfold(2, width * 3, 3)  # (B, tops, lefts, H, W·3), a view
     return windows[torch.arange(count, device=x.device), tops, lefts].view(x.shape)
+
+
+def check_augment(augment: Sequence[str], generator: torch.Generator | None) -> None:
+    """Raises a `ValueError` for a name that is not in `AUGMENTATIONS`, or if there is no generator for it."""
+    if unknown := sorted(set(augment) - set(AUGMENTATIONS)):
+        raise ValueError(f"Unknown augmentation {unknown[0]!r}; known are {', '.join(AUGMENTATIONS)}.")
+    if augment and generator is None:
+        raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=().")
+
+
+def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: int) -> list[slice]:
+    """This rank's contiguous share of each global batch of an epoch of `count` images.
+
+    Raises:
+        ValueError: unless batch_size is a positive multiple of world, and rank in 0..world-1.
+    """
+    if not 0 <= rank < world or batch_size < 1 or batch_size % world:
+        raise ValueError(
+            "batch_size must be a positive multiple of the number of processes (world), and rank below that; "
+            f"got batch_size={batch_size}, rank={rank}, world={world}."
+        )
+    slices = []
+    for first in range(0, count - batch_size + 1 if drop_last else count, batch_size):
+        size = min(batch_size, count - first)
+        slices.append(slice(first + size * rank // world, first + size * (rank + 1) // world))
+    return slices
+
+
+def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """A random order of all images, (N,) int64, whose every prefix holds classes as equally as they last."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    of_class = labels[shuffled]
+    by_class = torch.argsort(of_class, stable=True)
+    counts = torch.bincount(of_class)
+    round_of = torch.empty_like(of_class)  # how many images of its own class come before each image
+    round_of[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return shuffled[torch.argsort(round_of * len(counts) + of_class)]
+
+
+def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+    """Indices (the rest, `per_class` images of each class), both in order, the same for all seeds.
+
+    Raises:
+        ValueError: unless 1 <= per_class < the size of the smallest class.
+    """
+    fewest = int(torch.bincount(labels).min())
+    if not 1 <= per_class < fewest:
+        raise ValueError(
+            f"Cannot hold out {per_class} images of each class: the smallest class has {fewest} training "
+            "images, and at least one must be held out and one be left (val_per_class sets how many)."
+        )
+    order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
+    held_out = per_class * len(torch.bincount(labels))
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def take(labels: Tensor, subset: int | None, seed: int) -> Tensor:
+    """Indices of `subset` images (None: all), class-balanced, drawn by `seed`; a smaller one begins a larger.
+
+    Raises:
+        ValueError: if `subset` is not in 1..the images there are.
+    """
+    if subset is None:
+        return torch.arange(len(labels))
+    if not 1 <= subset <= len(labels):
+        raise ValueError(f"subset must be in 1..{len(labels)}, the training images there are; got {subset}.")
+    return class_balanced_order(labels, torch.Generator().manual_seed(seed))[:subset]

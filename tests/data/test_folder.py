@@ -61,17 +61,16 @@ def test_images_in_memory_and_read_lazily_are_the_same(pictures):
 
 
 def test_lazy_batches_do_not_depend_on_workers_and_ranks(pictures):
-    def epoch(workers, rank=0, world=1, start=0):
+    def epoch(workers, rank=0, world=1):
         lazy = load_data(f"image_folder:{pictures}", size=16, memory_gb=0, workers=workers).train
         generator = torch.Generator().manual_seed(3)
         kind = {"generator": generator, "augment": ("flip", "crop"), "rank": rank, "world": world}
-        return list(lazy.batches(8, start=start, **kind))
+        return list(lazy.batches(8, **kind))
 
     state = torch.get_rng_state()
     alone, first, second = epoch(0), epoch(2, 0, 2), epoch(1, 1, 2)
     for (x, y), (x0, y0), (x1, y1) in zip(alone, first, second, strict=True):
         assert torch.equal(x, torch.cat([x0, x1])) and torch.equal(y, torch.cat([y0, y1]))
-    assert torch.equal(epoch(0, start=2)[0][0], alone[2][0])
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -148,7 +147,7 @@ def test_a_test_part_of_other_classes_is_refused(pictures, tmp_path):
     for name in ("train", "val"):
         shutil.copytree(pictures, tmp_path / name)
     (tmp_path / "val" / "owl").rename(tmp_path / "val" / "eagle")
-    with pytest.raises(ValueError, match="different classes: only one of them has 'eagle'"):
+    with pytest.raises(ValueError, match="different classes: only one has 'eagle'"):
         load_data(f"image_folder:{tmp_path}")
 
 

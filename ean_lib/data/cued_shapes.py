@@ -27,7 +27,7 @@ COLOURS = ("red", "green", "blue")
 RGB = np.array([[0.9, 0.2, 0.2], [0.2, 0.8, 0.2], [0.25, 0.3, 0.95]], dtype=np.float32)
 TILE = 16  # pixels of a quadrant
 CHUNK = 512  # images drawn from one random generator, a multiple of the number of classes
-MEAN, STD = (0.49, 0.48, 0.48), (0.20, 0.19, 0.21)
+MEAN, STD = (0.49, 0.49, 0.48), (0.20, 0.18, 0.20)
 Array = np.ndarray
 
 
@@ -201,7 +201,7 @@ def draw_cues(rng: np.random.Generator, n: int, size: int) -> tuple[Array, Array
 def draw_objects(rng: np.random.Generator, shapes: Array) -> Array:
     """Coverage (n, K, 16, 16), 0 to 1, of objects of random size, place and small rotation; soft edges."""
     flat = shapes.ravel()
-    radius = rng.uniform(4.8, 6.2, len(flat)).astype(np.float32)[:, None, None]
+    radius = rng.uniform(4.2, 5.6, len(flat)).astype(np.float32)[:, None, None]
     turn = rng.uniform(-0.25, 0.25, len(flat)).astype(np.float32)[:, None, None]  # radians
     middle = rng.uniform(-1, 1, (2, len(flat), 1, 1)).astype(np.float32) * (7.5 - 1.13 * radius) + TILE / 2
     at = np.arange(TILE, dtype=np.float32) + np.float32(0.5)

@@ -85,9 +85,7 @@ def load_image_folder(
     return Data(f"image_folder:{path}", len(classes), classes, **style, **parts)
 
 
-def scan(
-    folder: Path, size: int, workers: int, classes: tuple[str, ...] = ()
-) -> tuple[LazySplit, tuple[str, ...]]:
+def scan(folder: Path, size: int, workers: int, classes: tuple[str, ...] = ()) -> tuple[LazySplit, tuple[str, ...]]:
     """The image files of a folder of class folders, mixed, and the classes (`classes`, if given)."""
     try:
         found = ImageFolder(folder)
@@ -160,9 +158,7 @@ class LazySplit:
 
     def select(self, indices: Tensor) -> LazySplit:
         """The images at `indices` (int64), in that order."""
-        return replace(
-            self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices]
-        )
+        return replace(self, paths=tuple(self.paths[i] for i in indices.tolist()), labels=self.labels[indices])
 
     def join(self, other: LazySplit) -> LazySplit:
         """Both parts' images as one split."""

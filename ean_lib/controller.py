@@ -113,9 +113,7 @@ class ControllerConfig:
                 check_number(name, getattr(self, name), high=0.9999 if name == "adam_beta2" else None)
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool | None):
-                raise ValueError(
-                    f"{name} must be True, False or None (by the mode), not {getattr(self, name)!r}."
-                )
+                raise ValueError(f"{name} must be True, False or None (by the mode), not {getattr(self, name)!r}.")
 
     def resolved(self) -> Self:
         """This configuration with every None replaced by its mode's value."""
@@ -123,9 +121,7 @@ class ControllerConfig:
         return replace(self, **{name: BY_MODE[name][self.mode == "corrected"] for name in missing})
 
 
-def check_number(
-    name: str, value: Any, low: float = 0, high: float | None = None, integer: bool = False
-) -> None:
+def check_number(name: str, value: Any, low: float = 0, high: float | None = None, integer: bool = False) -> None:
     """Raise ValueError unless value is a finite number (an integer, where asked) from low to high."""
     right_kind = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
     if not right_kind or not math.isfinite(value) or value < low or (high is not None and value > high):
@@ -221,9 +217,7 @@ class Controller:
         self.table = torch.zeros(blocks, dtype=torch.float64, requires_grad=True)
         self.network = perceptron((20, 50, 2 * blocks), streams[2])
         parameters = [self.table] if self.config.logit_table else list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(
-            parameters, lr=self.config.learning_rate, betas=(0.9, self.config.adam_beta2)
-        )
+        self.optimizer = torch.optim.Adam(parameters, lr=self.config.learning_rate, betas=(0.9, self.config.adam_beta2))
         self.novelty = Novelty(blocks, self.config, streams[3])
         self.memory: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=self.config.replay_size)
         self.baseline: float | None = None

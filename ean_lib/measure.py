@@ -84,9 +84,7 @@ def relative_time_increment(attention_ms: float, backbone_ms: float) -> float:
     """
     for name, value in (("attention_ms", attention_ms), ("backbone_ms", backbone_ms)):
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(
-                f"`{name}` must be a positive, finite time in milliseconds, but it is {value!r}."
-            )
+            raise ValueError(f"`{name}` must be a positive, finite time in milliseconds, but it is {value!r}.")
     return (attention_ms - backbone_ms) / backbone_ms
 
 
@@ -154,8 +152,7 @@ def latency(
     with torch.inference_mode():
         # timeit waits for the GPU before and after, and makes a few passes of its own first.
         passes = {
-            name: max(1, min(1000, round(block_s / timer.timeit(warmup).median)))
-            for name, timer in timers.items()
+            name: max(1, min(1000, round(block_s / timer.timeit(warmup).median))) for name, timer in timers.items()
         }
         names = list(networks)
         for turn in range(rounds):

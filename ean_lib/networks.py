@@ -1,12 +1,12 @@
 """Residual networks with attention that is shared per stage and connected where a scheme says so.
 
 Block l of a stage computes  x <- relu(shortcut(x) + (M(f(x)) if a_l else f(x)))  with the residual branch f, the
-attention module M and the connection bit a_l (EAN, arXiv 2011.14058). ``share="none"`` gives every block its own M (Org),
-``share="stage"`` one M per stage (Share, the mechanism of DIANet, arXiv 1905.10671); a sparse scheme makes it an EAN.
+attention module M and the connection bit a_l (EAN, arXiv 2011.14058). ``share="none"`` gives every block its own M
+(Org), ``share="stage"`` one M per stage (Share, the mechanism of DIANet, arXiv 1905.10671); a sparse scheme makes it an EAN.
 
-What is unusual here: the whole of "where is attention plugged in" is one argument of ``forward``. A ``Scheme`` skips the
-modules that are not connected (fast); a bool tensor gates them (one graph for all schemes, every parameter used, so that
-distributed training never waits for a gradient that does not come). Both give the same numbers.
+What is unusual here: the whole of "where is attention plugged in" is one argument of ``forward``. A ``Scheme`` skips
+the modules that are not connected (fast); a bool tensor gates them (one graph for all schemes, every parameter used, so
+that distributed training never waits for a gradient that does not come). Both give the same numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ean_lib.attention import create_attention
 from ean_lib.schemes import Scheme
 
-State = Any  # what a stateful module hands to the next block: None at the start of a stage, a tensor or a tuple of tensors
+State = (
+    Any  # what a stateful module hands to the next block: None at the start of a stage, a tensor or a tuple of tensors
+)
 Gate = bool | Tensor
 
 
@@ -49,7 +51,7 @@ BACKBONES: dict[str, Backbone] = {
     "resnet101": Backbone("imagenet", True, (3, 4, 23, 3)),
 }
 
-# The paper's reduction ratio of DIA depends on the images (r = 4 on CIFAR, 20 on ImageNet); the other modules' does not.
+# DIA's reduction ratio depends on the images (r = 4 on CIFAR, 20 on ImageNet); the other modules' does not.
 FAMILY_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar": {"dia": {"rd_ratio": 1 / 4}},
     "imagenet": {"dia": {"rd_ratio": 1 / 20}},
@@ -125,8 +127,7 @@ def _choose(gate: Tensor, after: State, before: State) -> State:
         return None
     if isinstance(after, tuple):
         return tuple(
-            _choose(gate, a, None if before is None else b)
-            for a, b in zip(after, before or after, strict=True)
+            _choose(gate, a, None if before is None else b) for a, b in zip(after, before or after, strict=True)
         )
     return torch.where(gate, after, torch.zeros_like(after) if before is None else before)
 
@@ -152,14 +153,15 @@ class Stage(nn.Module):
     def module_of(self, block: int) -> nn.Module | None:
         """The attention module that block may be connected to, or None."""
         if isinstance(self.attention, nn.ModuleDict):
-            return self.attention[str(block)] if str(block) in self.attention else None
+            return dict(self.attention.items()).get(str(block))
         return self.attention
 
     def forward(self, x: Tensor, gates: Sequence[Gate]) -> Tensor:
         state: State = None
         for i, (block, gate) in enumerate(zip(self.blocks, gates, strict=True)):
+            module = self.module_of(i)
 
-            def attend(y: Tensor, module: nn.Module | None = self.module_of(i), gate: Gate = gate) -> Tensor:
+            def attend(y: Tensor, module: nn.Module | None = module, gate: Gate = gate) -> Tensor:
                 nonlocal state
                 y, state = connect(module, gate, y, state)
                 return y
@@ -213,9 +215,7 @@ class AttentionResNet(nn.Module):
         else:
             scheme = self.scheme if scheme is None else Scheme.parse(scheme, self.stages)
             if scheme.stages != self.stages:
-                raise ValueError(
-                    f"scheme {scheme} has stages {scheme.stages}, but the network has {self.stages}"
-                )
+                raise ValueError(f"scheme {scheme} has stages {scheme.stages}, but the network has {self.stages}")
             wanted = flat = list(scheme.bits)
         bits = iter(flat)
         gates = [[next(bits) for _ in range(depth)] for depth in self.stages]
@@ -343,9 +343,7 @@ def build_network(
         hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(BACKBONES)}"
         raise ValueError(f"unknown backbone {backbone!r}; {hint}")
     if share not in ("stage", "none"):
-        raise ValueError(
-            f"share must be 'stage' (one module per stage) or 'none' (one per block), got {share!r}"
-        )
+        raise ValueError(f"share must be 'stage' (one module per stage) or 'none' (one per block), got {share!r}")
     spec = BACKBONES[backbone]
     cifar = spec.family == "cifar"
     depths = spec.blocks if blocks is None else tuple(blocks)
@@ -355,14 +353,17 @@ def build_network(
     for name, value in [*sizes.items(), *((f"blocks[{i}]", depth) for i, depth in enumerate(depths))]:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    if width < 8:
+        raise ValueError(
+            f"width must be at least 8, got {width}: the backward pass of narrower strided 1x1 convolutions in"
+            " channels-last order crashes PyTorch on CPUs (seen with 2.15)"
+        )
     if not depths:
         raise ValueError("blocks must name at least one stage, got an empty sequence")
     if attention is None:
         wanted = Scheme.none(depths) if scheme is None else Scheme.parse(scheme, depths)
         if wanted.connected:
-            raise ValueError(
-                f"scheme {wanted} connects blocks, but attention is None; name an attention module"
-            )
+            raise ValueError(f"scheme {wanted} connects blocks, but attention is None; name an attention module")
     else:
         wanted = Scheme.full(depths) if scheme is None else Scheme.parse(scheme, depths)
     kwargs = {**FAMILY_DEFAULTS[spec.family].get(attention or "", {}), **(attention_kwargs or {})}
@@ -371,9 +372,7 @@ def build_network(
         if seed is not None:
             torch.manual_seed(seed)
         stem: dict[str, nn.Module] = {
-            "conv1": nn.Conv2d(
-                3, width, 3 if cifar else 7, stem_stride, padding=1 if cifar else 3, bias=False
-            ),
+            "conv1": nn.Conv2d(3, width, 3 if cifar else 7, stem_stride, padding=1 if cifar else 3, bias=False),
             "bn1": nn.BatchNorm2d(width),
         }
         if not cifar:
@@ -390,9 +389,7 @@ def build_network(
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * math.prod(module.kernel_size)
-                nn.init.normal_(
-                    module.weight, std=math.sqrt(2 / fan_out)
-                )  # He et al. 2015, as torchvision does
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))  # He et al. 2015, as torchvision does
         if attention is not None:
             for stage in net.stage_modules():
                 stage.attention = _make_attention(attention, stage, share, kwargs)

@@ -56,9 +56,7 @@ def published_scheme(attention: str) -> Scheme:
     return PUBLISHED_SCHEMES[attention]
 
 
-def load_official(
-    state_dict: Mapping[str, Any], attention: str, scheme: Scheme | str | None = None
-) -> AttentionResNet:
+def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme | str | None = None) -> AttentionResNet:
     """Build the ResNet-50 of one of the authors' checkpoints: one attention module per stage.
 
     Args:
@@ -88,17 +86,13 @@ def load_official(
     with torch.device("meta"):  # no random weights are drawn: all are replaced below
         net = build_network("resnet50", attention, scheme=scheme, num_classes=num_classes).eval()
     ours = net.state_dict()
-    biases = {
-        _norm_after(key): _official(key).replace("weight", "bias") for key in ours if _is_convolution(key)
-    }
+    biases = {_norm_after(key): _official(key).replace("weight", "bias") for key in ours if _is_convolution(key)}
     expected = {_official(key): value for key, value in ours.items()}
     expected |= {bias: ours[f"{norm}.running_mean"] for norm, bias in biases.items()}
     _check(given, expected, attention)
     weights = {}
     for key, value in ours.items():
-        weight = given.get(
-            _official(key), torch.zeros(value.shape)
-        )  # old checkpoints lack the batch counters
+        weight = given.get(_official(key), torch.zeros(value.shape))  # old checkpoints lack the batch counters
         norm, _, part = key.rpartition(".")
         if part == "running_mean":
             weight = weight.double() - given[biases[norm]].double()

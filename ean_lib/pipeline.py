@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
-from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.networks import AttentionResNet, build_network, check_state_dict
 from ean_lib.runs import Run, load_weights, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
@@ -77,7 +77,7 @@ class Task:
 
     @property
     def stages(self) -> tuple[int, ...]:
-        return build_network(self.backbone, width=1, blocks=self.blocks).stages
+        return build_network(self.backbone, width=8, blocks=self.blocks).stages
 
 
 @functools.lru_cache(maxsize=2)
@@ -105,15 +105,13 @@ def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: A
         return Run.open(out, full, {"seed": seed, "data": data.checksum}, writer=state.is_main_process), data
 
 
-def run_supernet(
-    task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()
-) -> AttentionResNet:
+def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()) -> AttentionResNet:
     """Train a supernet with random schemes, into the folder out, and return it."""
     config = dataclasses.replace(config, seed=seed)
     run, data = _open(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
     net = task.network(data.num_classes, seed=seed)
     if run.finished:
-        net.load_state_dict(load_weights(out / "weights.safetensors"))
+        _load(net, out)
     else:
         history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
         full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
@@ -127,7 +125,7 @@ def load_supernet(folder: Path, place: Place = Place()) -> tuple[AttentionResNet
     config, _ = finished(folder, "supernet")
     task = _task(config)
     net = task.network(task.data(place.data_dir).num_classes, seed=config["seed"])
-    net.load_state_dict(load_weights(folder / "weights.safetensors"))
+    _load(net, folder)
     return net, task, config["seed"]
 
 
@@ -160,9 +158,7 @@ def run_search(
                     run.append_metric({"scheme": str(scheme), "accuracy": value})
             return values
 
-        if (
-            2 ** len(net.scheme) <= config.max_evaluations
-        ):  # one walk over all costs less than asking step by step
+        if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
             reward(list(Scheme.all_of(net.stages)))
         with tqdm(total=config.steps, disable=not place.progress, unit="step", leave=False) as bar:
             result = search(reward, net.stages, config, lambda record: bar.update())
@@ -192,9 +188,7 @@ def run_retrain(
     if not run.finished:
         net = task.network(data.num_classes, scheme, share, seed)
         split = data.train.join(data.val)
-        history = train(
-            net, data, config, scheme, run, split=split, device=place.device, progress=place.progress
-        )
+        history = train(net, data, config, scheme, run, split=split, device=place.device, progress=place.progress)
         accuracy = evaluate(net, data.test, device=place.device)
         outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
         run.finish({**named, "connected": scheme.connected, **outcome}, net.state_dict())
@@ -205,7 +199,7 @@ def run_retrain(
 def run_measure(
     folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20
 ) -> dict[str, Any]:
-    """Cost of retrained networks, pruned and fused, against their backbone, timed in turn; measure.json in each folder."""
+    """Cost of retrained networks, pruned and fused, against their backbone, timed in turn, into measure.json."""
     networks: dict[str, AttentionResNet] = {}
     backbone: AttentionResNet | None = None
     first: Task | None = None
@@ -214,12 +208,10 @@ def run_measure(
         task = _task(config)
         first = first or task
         if dataclasses.replace(task, attention=first.attention) != first:
-            raise ValueError(
-                f"{folder} has another task than {folders[0]}; measure networks of one backbone together"
-            )
+            raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
         data = task.data(place.data_dir)
         net = task.network(data.num_classes, Scheme.parse(config["scheme"], task.stages), config["share"])
-        net.load_state_dict(load_weights(folder / "weights.safetensors"))
+        _load(net, folder)
         networks[str(folder)] = net
         backbone = task.network(data.num_classes, Scheme.none(net.stages))
     if backbone is None:
@@ -232,7 +224,7 @@ def run_measure(
 
 
 def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Scheme, Share]:
-    """The scheme and the sharing that a form stands for; random and late have as many connections as the found scheme."""
+    """The scheme and the sharing that a form stands for; random and late have as many connections as found."""
     stages, k = found.stages, found.connected
     match form:
         case "backbone":
@@ -253,17 +245,19 @@ def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Sch
 
 def finished(folder: Path, kind: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run"
-        )
+        raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run")
     config = read_json(folder / "config.json")
     if config.get("kind") != kind:
         raise ValueError(f"{folder} holds a {config.get('kind')} run, expected a {kind} run")
     if not (folder / "result.json").is_file():
-        raise ValueError(
-            f"the {kind} run in {folder} is not finished; give its command again, and it will go on"
-        )
+        raise ValueError(f"the {kind} run in {folder} is not finished; give its command again, and it will go on")
     return config, read_json(folder / "result.json")
+
+
+def _load(net: AttentionResNet, folder: Path) -> None:
+    weights = load_weights(folder / "weights.safetensors")
+    check_state_dict(weights, net.state_dict(), f"the weights in {folder}")
+    net.load_state_dict(weights)
 
 
 def _task(config: Mapping[str, Any]) -> Task:

@@ -7,7 +7,7 @@
     weights.safetensors  the final weights
     result.json          the outcome; its presence means the run is finished
 
-Files are written beside their place and renamed into it, so a reader, or a crash, never sees half a file. Everything but
+Files are written beside their place and renamed into it, so a reader, or a crash, never sees half a file. All but
 the provenance is a function of the configuration: an interrupted run ends with the same bits as an uninterrupted one.
 """
 
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment either the old or the new content is there, and nothing half written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -62,9 +62,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a JSON file ({error}); restore it, or start in another folder"
-        ) from None
+        raise ValueError(f"{path} is not a JSON file ({error}); restore it, or start in another folder") from None
 
 
 def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
@@ -82,15 +80,11 @@ def load_weights(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no weights file {path}; is the run finished, and is this its folder?"
-        )
+        raise FileNotFoundError(f"there is no weights file {path}; is the run finished, and is this its folder?")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); copy it again, or redo the run"
-        ) from None
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again, or redo the run") from None
 
 
 class Run:
@@ -142,17 +136,15 @@ class Run:
                     " Choose another --out, or delete the folder; nothing was changed"
                 )
         elif path.is_dir() and any(p for p in path.iterdir() if not p.name.startswith(".")):
-            raise ValueError(
-                f"{path} holds files but no config.json, so it is no run folder; choose another --out"
-            )
+            raise ValueError(f"{path} holds files but no config.json, so it is no run folder; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
-                f"another process is working in {path}; wait for it, or choose another --out"
-            ) from None
+            raise ValueError(f"another process is working in {path}; wait for it, or choose another --out") from None
+        for litter in path.glob(".*.part"):  # of a process that was killed while writing
+            litter.unlink()
         if not config_file.exists():
             write_atomically(config_file, to_json(config))
         run = cls(path, {**environment(), **(provenance or {})}, lock)
@@ -189,9 +181,7 @@ class Run:
             raise ValueError(f"{path} is no checkpoint ({error}); delete it to start this run anew") from None
 
     def write_metrics(self, metrics: Iterable[Mapping[str, Any]]) -> None:
-        write_atomically(
-            self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in metrics)
-        )
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in metrics))
 
     def append_metric(self, record: Mapping[str, Any]) -> None:
         """Add one line; a line that a crash cut off is dropped by :meth:`read_metrics`."""

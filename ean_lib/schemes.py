@@ -26,8 +26,7 @@ def _bit(value: Any, position: int) -> bool:
     if isinstance(value, Integral) and value in (0, 1):  # bools are integers too
         return bool(value)
     raise ValueError(
-        f"Block {position} of a scheme must be 0, 1, False or True, but it is {short(value)} "
-        f"({type(value).__name__})."
+        f"Block {position} of a scheme must be 0, 1, False or True, but it is {short(value)} ({type(value).__name__})."
     )
 
 
@@ -61,8 +60,7 @@ class Scheme:
         bits = tuple(_bit(value, position) for position, value in enumerate(self.bits))
         if len(bits) != sum(stages):
             raise ValueError(
-                f"A scheme for stages {stages} needs {sum(stages)} bits, one per block, "
-                f"but it has {len(bits)}."
+                f"A scheme for stages {stages} needs {sum(stages)} bits, one per block, but it has {len(bits)}."
             )
         object.__setattr__(self, "bits", bits)
         object.__setattr__(self, "stages", stages)
@@ -101,9 +99,7 @@ class Scheme:
                 try:
                     value = json.loads(text)
                 except (ValueError, RecursionError) as error:
-                    raise ValueError(
-                        f"The scheme {short(text)} looks like JSON but cannot be read: {error}."
-                    ) from None
+                    raise ValueError(f"The scheme {short(text)} looks like JSON but cannot be read: {error}.") from None
                 return cls._read(value, wanted)
             parts = text.split("-")
             if set(text) - set("01-") or not all(parts):
@@ -148,9 +144,7 @@ class Scheme:
         return ~cls.full(stages)
 
     @classmethod
-    def random(
-        cls, stages: Sequence[int], generator: torch.Generator, connected: int | None = None
-    ) -> Scheme:
+    def random(cls, stages: Sequence[int], generator: torch.Generator, connected: int | None = None) -> Scheme:
         """Draw a scheme: each bit is 1 with probability ½, or exactly `connected` bits are, uniformly.
 
         Raises:
@@ -164,8 +158,7 @@ class Scheme:
             bits = torch.randint(2, (blocks,), generator=generator, device=generator.device)
         elif type(connected) is not int or not 0 <= connected <= blocks:
             raise ValueError(
-                f"`connected` must be an integer from 0 to {blocks}, the number of blocks, "
-                f"but it is {connected!r}."
+                f"`connected` must be an integer from 0 to {blocks}, the number of blocks, but it is {connected!r}."
             )
         else:
             bits = torch.randperm(blocks, generator=generator, device=generator.device) < connected

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tyro.conf import Suppress  # the command line gives one seed to all parts
 
 from ean_lib.controller import Controller, ControllerConfig, check_choice, check_number
 from ean_lib.runs import write_atomically
@@ -54,7 +55,7 @@ class SearchConfig(ControllerConfig):
     # Schemes that compete to have the next offspring, for the method "evolution".
     tournament: int = 4
     # Seed of everything random.
-    seed: int = 0
+    seed: Suppress[int] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,9 +105,7 @@ class SearchResult:
 
     def to_json(self) -> str:
         """JSON text that `from_json` reads back without loss."""
-        return json.dumps(
-            vars(self) | {"scheme": str(self.scheme), "config": asdict(self.config)}, allow_nan=False
-        )
+        return json.dumps(vars(self) | {"scheme": str(self.scheme), "config": asdict(self.config)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> SearchResult:
@@ -120,9 +119,7 @@ class SearchResult:
             scheme, config = Scheme.parse(fields["scheme"]), SearchConfig(**fields["config"])
             return cls(**fields | {"scheme": scheme, "config": config})
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"This is not the JSON of a search result: {type(error).__name__}: {error}"
-            ) from error
+            raise ValueError(f"This is not the JSON of a search result: {type(error).__name__}: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write the result as a JSON file, atomically."""
@@ -227,12 +224,11 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
         ValueError: if a value is missing, too many, not a number, or not finite.
     """
     values = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(schemes):
-        got = f"{len(values)} values" if isinstance(values, Sequence) else repr(values)
+    listed = isinstance(values, Sequence) and not isinstance(values, str)
+    if not listed or len(values) != len(schemes):
+        got = f"{len(values)} values" if listed else repr(values)
         names = ", ".join(map(str, schemes[:3])) + (", …" if len(schemes) > 3 else "")
-        raise ValueError(
-            f"The reward must return one number per scheme: {len(schemes)} for {names}; it gave {got}."
-        )
+        raise ValueError(f"The reward must return one number per scheme: {len(schemes)} for {names}; it gave {got}.")
     numbers = [value.item() if hasattr(value, "item") else value for value in values]
     for scheme, value in zip(schemes, numbers, strict=True):
         if not isinstance(value, Real) or not math.isfinite(value):
@@ -245,7 +241,7 @@ def reinforce(found: Evaluations, generator: torch.Generator) -> Scheme | None:
 
     Steps end early when a batch would break the budget. The policy's most probable scheme is evaluated last,
     in a record of its own, where the budget allows. Without `keep_best` the result is the most probable scheme
-    of those evaluated.
+    that was evaluated.
     """
     config = found.config.resolved()
     controller = Controller(found.blocks, config, config.seed)
@@ -350,8 +346,7 @@ def exhaustive(found: Evaluations, generator: torch.Generator) -> None:
     if total > limit:
         raise ValueError(
             f"Stages {found.stages} have 2^{found.blocks} = {total} schemes, but an exhaustive search may "
-            f"evaluate {limit}: choose another method"
-            + (f", or budget={total}." if total <= EXHAUSTIVE_LIMIT else ".")
+            f"evaluate {limit}: choose another method" + (f", or budget={total}." if total <= EXHAUSTIVE_LIMIT else ".")
         )
     for chunk in batched(Scheme.all_of(found.stages), CHUNK):
         found.try_all(chunk)

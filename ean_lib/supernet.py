@@ -1,9 +1,9 @@
 """The supernet: one network that contains every scheme. How its schemes are drawn, and how they are scored.
 
 While searching, the supernet's weights stand still, so a scheme's accuracy is a fact: it is computed once and kept.
-Schemes asked together are walked as a prefix tree. What block d sees depends only on the bits of the blocks before it, so
-schemes with the same first d bits share that work, and the residual branch f(x) is computed once for both values of bit d.
-All 2^9 schemes of ResNet-20 cost 511 block evaluations instead of 4,608.
+Schemes asked together are walked as a prefix tree. What block d sees depends only on the bits of the blocks before it,
+so schemes with the same first d bits share that work, and the residual branch f(x) is computed once for both values of bit
+d. All 2^9 schemes of ResNet-20 cost 511 block evaluations instead of 4,608.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def uniform(stages: tuple[int, ...], generator: torch.Generator) -> list[Scheme]
 
 
 def complementary(stages: tuple[int, ...], generator: torch.Generator) -> list[Scheme]:
-    """A scheme and its complement, each on half of the batch: every connection is trained at every step (after FairNAS)."""
+    """A scheme and its complement, each on half of the batch: every connection is trained at every step."""
     scheme = Scheme.random(stages, generator)
     return [scheme, ~scheme]
 
 
 def sandwich(stages: tuple[int, ...], generator: torch.Generator) -> list[Scheme]:
-    """The full scheme, none, and two random ones, each on a quarter of the batch (the sandwich rule of Yu & Huang 2019)."""
+    """The full scheme, none, and two random ones, each on a quarter of the batch (Yu & Huang 2019)."""
     middle = [Scheme.random(stages, generator) for _ in range(2)]
     return [Scheme.full(stages), Scheme.none(stages), *middle]
 
@@ -50,8 +50,8 @@ class Scorer:
         net: the supernet; a frozen copy of it is kept, so training on does not change the scores.
         data: schemes are scored on ``data.val``.
         batch_size: images per evaluation.
-        recalibrate: None keeps the supernet's BatchNorm statistics, an average over random schemes. A number re-estimates
-            them for each scheme from that many training images (in one batch), so each scheme is judged by its own.
+        recalibrate: None keeps the supernet's BatchNorm statistics, an average over random schemes. A number
+            re-estimates them for each scheme from that many training images (in one batch), so each scheme is judged by its own.
         device: ``"auto"`` (a GPU if there is one) or ``"cpu"``.
         known: accuracies computed before, to go on from.
 
@@ -71,9 +71,7 @@ class Scorer:
         if recalibrate is not None and recalibrate < 2:
             raise ValueError(f"recalibrate must be None or at least 2 training images, got {recalibrate}")
         self.device = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
-        self.net = (
-            copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-        )
+        self.net = copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.split: Split = data.val
         self.batch_size = batch_size
         self.known: dict[Scheme, float] = dict(known or {})
@@ -116,9 +114,7 @@ class PrefixWalk:
         self.bits = sorted(scheme.bits for scheme in schemes)
         stages = net.stage_modules()
         self.blocks = [(stages[s - 1].blocks[i], module, i == 0) for s, i, module in net.connections()]
-        self.norms = [
-            [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)] for block, _, _ in self.blocks
-        ]
+        self.norms = [[m for m in block.modules() if isinstance(m, nn.BatchNorm2d)] for block, _, _ in self.blocks]
         self.statistics: dict[tuple[bool, ...] | None, list[tuple[Tensor, Tensor]]] = {}
         self.calibrating = False
 
@@ -148,9 +144,7 @@ class PrefixWalk:
             return
         block, module, starts_stage = self.blocks[depth]
         state = None if starts_stage else state
-        y, shortcut = self._with_own_statistics(
-            self.norms[depth], prefix, lambda: (block.branch(x), block.shortcut(x))
-        )
+        y, shortcut = self._with_own_statistics(self.norms[depth], prefix, lambda: (block.branch(x), block.shortcut(x)))
         split = next((k for k in range(first, last) if self.bits[k][depth]), last)
         for bit, low, high in ((False, first, split), (True, split, last)):
             if low < high:

@@ -2,7 +2,7 @@
 
 A supernet differs from a stand-alone network in one thing only: the scheme changes at every step. So ``train`` takes
 ``scheme="random"`` (a supernet; the schemes come from a sampler of :mod:`ean_lib.supernet`) or a fixed ``Scheme``.
-Several processes (``accelerate launch``) see together exactly the images, augmentations and schemes that one process sees.
+Several processes (``accelerate launch``) see together the images, augmentations and schemes that one process sees.
 
 Everything random comes from one CPU generator whose state is in the checkpoint: a killed run goes on to the same bits.
 """
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
+from tyro.conf import Suppress  # the command line gives one seed to all parts
 
 from ean_lib.data import Data, Split
 from ean_lib.networks import AttentionResNet
@@ -63,7 +64,7 @@ class TrainConfig:
     """bf16 computes in half the bits where the device can."""
     sync_batchnorm: bool = False
     """With several processes: BatchNorm statistics of the joined batch instead of each process's own."""
-    seed: int = 0
+    seed: Suppress[int] = 0
     """Of the order of images, augmentations and sampled schemes."""
 
     def __post_init__(self) -> None:
@@ -113,7 +114,7 @@ def train(
         net: moved to the device and trained in place.
         data: its augmentations, and its training part unless ``split`` is given.
         config: the recipe.
-        scheme: ``"random"`` trains a supernet; a Scheme trains that one network (prune it first to train nothing unused).
+        scheme: ``"random"`` trains a supernet; a Scheme trains that one network (prune it first).
         run: a run folder that checkpoints are written to at each epoch, and resumed from.
         split: other training images, such as ``data.train.join(data.val)`` for a final training.
         device: ``"auto"`` (a GPU if there is one) or ``"cpu"``.
@@ -131,7 +132,7 @@ def train(
     split = data.train if split is None else split
     if len(split) < config.batch_size or config.batch_size % world:
         raise ValueError(
-            f"batch_size {config.batch_size} does not fit: there are {len(split)} training images and {world} processes;"
+            f"batch_size {config.batch_size} does not fit: there are {len(split)} training images, {world} processes;"
             " choose a batch_size that the number of processes divides and that is at most the number of images"
         )
     steps_per_epoch = len(split) // config.batch_size
@@ -155,9 +156,7 @@ def train(
         generator.set_state(saved["generator"])
         history = saved["history"]
     model = accelerator.prepare(net)
-    for (
-        parameter
-    ) in net.parameters():  # zeros, not None: a module that is skipped is treated as one that is gated off
+    for parameter in net.parameters():  # zeros, not None: a module that is skipped is treated as one that is gated off
         parameter.grad = torch.zeros_like(parameter)
     draw = _schemes_of_a_step(net, config, scheme, generator)
 
@@ -166,9 +165,7 @@ def train(
     hidden = not (progress and accelerator.is_main_process)
     with (
         cudnn,
-        tqdm(
-            total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False
-        ) as bar,
+        tqdm(total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False) as bar,
     ):
         for epoch in range(len(history), config.epochs):
             meter = _Meter(accelerator, first_step=epoch * steps_per_epoch)
@@ -202,9 +199,7 @@ def train(
                     meter.add(loss.detach() * share, (scores.argmax(1) == labels).sum(), len(labels))
                 if (step + 1) % CHECK_EVERY == 0 or (step + 1) % steps_per_epoch == 0:
                     meter.check(len(schemes))
-                    bar.set_postfix(
-                        epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%"
-                    )
+                    bar.set_postfix(epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%")
                 optimizer.step()
                 bar.update()
             lr = learning_rate((epoch + 1) * steps_per_epoch - 1, total, config)
@@ -212,9 +207,7 @@ def train(
             history.append({**record, "loss": meter.loss, "accuracy": meter.accuracy})
             if run is not None and accelerator.is_main_process:
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-                run.save_checkpoint(
-                    {**state, "generator": generator.get_state(), "history": history}, history
-                )
+                run.save_checkpoint({**state, "generator": generator.get_state(), "history": history}, history)
             accelerator.wait_for_everyone()
     return history
 
@@ -227,9 +220,7 @@ def _schemes_of_a_step(
     if scheme != "random":
         raise ValueError(f"scheme must be a Scheme or 'random' (train a supernet), got {scheme!r}")
     if any(module is None for _, _, module in net.connections()):
-        raise ValueError(
-            f"a supernet needs attention at every block, but this network has it at {net.scheme} only"
-        )
+        raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
     return lambda: SAMPLERS[config.sampler](net.stages, generator)
 
 
@@ -252,9 +243,7 @@ class _Meter:
 
     def check(self, parts: int) -> None:
         """Take in what is pending; raise if a step's loss is not finite."""
-        rows = (
-            self.accelerator.reduce(torch.stack(self.pending), "sum").cpu().unflatten(0, (-1, parts)).sum(1)
-        )
+        rows = self.accelerator.reduce(torch.stack(self.pending), "sum").cpu().unflatten(0, (-1, parts)).sum(1)
         self.pending.clear()
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):

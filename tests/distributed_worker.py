@@ -26,9 +26,7 @@ def main() -> None:
     scheme = {"fixed": Scheme.parse("10-01-1"), "none": Scheme.none(STAGES)}.get(case, "random")
     net, first = tiny_net("dia").double(), {}
     batches = Split.batches
-    Split.batches = lambda *a, **k: (
-        (x.double(), y) for x, y in batches(*a, **k)
-    )  # so that only mistakes differ
+    Split.batches = lambda *a, **k: ((x.double(), y) for x, y in batches(*a, **k))  # so that only mistakes differ
     step = torch.optim.SGD.step
 
     def remember(optimizer: torch.optim.SGD, *arguments: object) -> object:

@@ -114,9 +114,7 @@ def test_sge_equals_a_loop_over_samples_groups_and_positions():
         for g in range(2):
             part = x[b, 3 * g : 3 * g + 3]  # (3, H, W)
             mean = [part[c].sum() / 12 for c in range(3)]
-            t = torch.stack(
-                [sum(part[c, i, j] * mean[c] for c in range(3)) for i in range(3) for j in range(4)]
-            )
+            t = torch.stack([sum(part[c, i, j] * mean[c] for c in range(3)) for i in range(3) for j in range(4)])
             t = (t - t.mean()) / (torch.sqrt(((t - t.mean()) ** 2).sum() / 11) + 1e-5)
             gate = torch.sigmoid(t * module.weight[0, g, 0, 0] + module.bias[0, g, 0, 0]).view(3, 4)
             expected[b, 3 * g : 3 * g + 3] = part * gate

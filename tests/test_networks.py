@@ -50,9 +50,7 @@ def test_org_with_tied_weights_equals_share(attention: str) -> None:
     tie(org, share)
     for scheme in ("11-1-11", "01-0-11"):
         with torch.no_grad():
-            assert (
-                difference(org(images(), Scheme.parse(scheme)), share(images(), Scheme.parse(scheme))) <= 1e-5
-            )
+            assert difference(org(images(), Scheme.parse(scheme)), share(images(), Scheme.parse(scheme))) <= 1e-5
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -128,9 +126,7 @@ def test_a_tensor_gate_gives_every_parameter_a_gradient_and_the_static_scheme_th
     static(images(), scheme).square().sum().backward()
     for (name, a), (_, b) in zip(gated.named_parameters(), static.named_parameters(), strict=True):
         assert a.grad is not None, name
-        assert torch.allclose(
-            a.grad, torch.zeros_like(a) if b.grad is None else b.grad, rtol=1e-4, atol=1e-5
-        ), name
+        assert torch.allclose(a.grad, torch.zeros_like(a) if b.grad is None else b.grad, rtol=1e-4, atol=1e-5), name
 
 
 def test_pruning_drops_unused_attention_and_keeps_the_network_it_came_from() -> None:
@@ -161,9 +157,7 @@ def test_cifar_depths_count_their_weighted_layers() -> None:
     """ResNet-n has n weighted layers along the main path: the stem, the blocks' convolutions, the classifier."""
     for name, depth in {"resnet20": 20, "resnet56": 56, "resnet110": 110, "resnet164": 164}.items():
         net = build_network(name)
-        convolutions = sum(
-            isinstance(m, nn.Conv2d) for key, m in net.named_modules() if "downsample" not in key
-        )
+        convolutions = sum(isinstance(m, nn.Conv2d) for key, m in net.named_modules() if "downsample" not in key)
         assert convolutions + 1 == depth
 
 
@@ -178,9 +172,7 @@ def test_backbone_weights_load_and_attention_keeps_its_own() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_half_precision_networks_run_and_stay_near_single_precision(
-    attention: str, dtype: torch.dtype
-) -> None:
+def test_half_precision_networks_run_and_stay_near_single_precision(attention: str, dtype: torch.dtype) -> None:
     net = small(attention)
     with torch.no_grad():
         exact = net(images())
@@ -214,13 +206,9 @@ def test_sizes_that_make_no_network_are_named(options: dict) -> None:
 
 def test_images_of_the_wrong_shape_and_schemes_without_module_are_named() -> None:
     net = small("se").prune("10-0-00")
-    with pytest.raises(
-        ValueError, match=r"expects images of shape \(batch, 3, height, width\), but got \(3, 16, 16\)"
-    ):
+    with pytest.raises(ValueError, match=r"expects images of shape \(batch, 3, height, width\), but got \(3, 16, 16\)"):
         net(images()[0])
-    with pytest.raises(
-        ValueError, match="connects block 0 of stage 2, but the network has no attention module there"
-    ):
+    with pytest.raises(ValueError, match="connects block 0 of stage 2, but the network has no attention module there"):
         net(images(), Scheme.full(STAGES))
     with pytest.raises(ValueError, match="stages"):
         net(images(), Scheme.parse("1-1"))

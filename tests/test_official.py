@@ -70,9 +70,7 @@ class Bottleneck(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, stride, 1), nn.BatchNorm2d(planes)
         self.conv3, self.bn3 = nn.Conv2d(planes, 4 * planes, 1), nn.BatchNorm2d(4 * planes)
         if inputs != 4 * planes:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, 4 * planes, 1, stride), nn.BatchNorm2d(4 * planes)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, 4 * planes, 1, stride), nn.BatchNorm2d(4 * planes))
 
     def forward(self, x):
         y = self.bn1(self.conv1(x)).relu()
@@ -84,8 +82,7 @@ class OfficialStage(nn.Module):
     def __init__(self, inputs, planes, depth, stride, attention):
         super().__init__()
         self.ModuleList = nn.ModuleList(
-            Bottleneck(inputs if i == 0 else 4 * planes, planes, stride if i == 0 else 1)
-            for i in range(depth)
+            Bottleneck(inputs if i == 0 else 4 * planes, planes, stride if i == 0 else 1) for i in range(depth)
         )
         if attention == "dia":
             self.lstm = SharedLSTM(4 * planes)
@@ -167,9 +164,7 @@ def test_an_official_checkpoint_gives_the_official_outputs(attention):
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.zero_()
-    assert all(
-        torch.equal(value, before[key]) for key, value in weights.items()
-    )  # the checkpoint is no part of ours
+    assert all(torch.equal(value, before[key]) for key, value in weights.items())  # the checkpoint is no part of ours
     # With 1000 classes in place of 7 these are the paper's numbers, which count the useless biases.
     head = 2048 * (1000 - 7) + 1000 - 7
     assert count_parameters(theirs) + head == SHARE_FULL[attention]

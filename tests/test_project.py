@@ -26,14 +26,10 @@ LIBRARY = sorted((ROOT / "ean_lib").rglob("*.py"))
 def tracked_files() -> list[Path]:
     """The files of the project: what git tracks, or everything but built things where there is no git."""
     if shutil.which("git") and (ROOT / ".git").exists():
-        listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
     hidden = {".venv", "_build", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
-    return [
-        path for path in ROOT.rglob("*") if path.is_file() and not hidden & set(path.relative_to(ROOT).parts)
-    ]
+    return [path for path in ROOT.rglob("*") if path.is_file() and not hidden & set(path.relative_to(ROOT).parts)]
 
 
 def listed_packages() -> set[str]:
@@ -152,9 +148,7 @@ def test_public_functions_are_typed_and_documented(path):
 def test_the_public_names_of_the_library_have_docstrings():
     names = getattr(ean_lib, "__all__", [])
     assert names
-    assert [
-        name for name in names if not name.startswith("_") and not inspect.getdoc(getattr(ean_lib, name))
-    ] == []
+    assert [name for name in names if not name.startswith("_") and not inspect.getdoc(getattr(ean_lib, name))] == []
 
 
 def test_the_workflows_follow_githubs_schema():
@@ -182,3 +176,31 @@ def test_the_ci_script_only_prepares_and_calls_make_test():
     script = (ROOT / ".ci" / "run").read_text()
     assert script.rstrip().endswith("exec make test")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_example_of_the_readme_runs(capsys):
+    """With fewer images and epochs than it has."""
+    (example,) = readme_blocks("python")
+    assert len(example.strip().splitlines()) <= 22
+    example = re.sub(r"epochs=\d+", "epochs=1", example).replace('"cued_shapes"', '"cued_shapes", subset=256')
+    exec(compile(example, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_every_command_of_the_readme_exists_with_its_options(capsys):
+    from ean_lib.cli import main
+
+    commands = [line.split("#")[0].split() for block in readme_blocks("sh") for line in block.splitlines()]
+    commands = [words for words in commands if words[:1] == ["ean"]]
+    assert {words[1] for words in commands} == {"supernet", "search", "retrain", "measure", "run", "report"}
+    for words in commands:
+        with pytest.raises(SystemExit) as stopped:
+            main([words[1], "--help"])
+        assert not stopped.value.code
+        usage = capsys.readouterr().out
+        for word in words:
+            assert not word.startswith("--") or word in usage, f"{' '.join(words)}: {word}"

@@ -30,9 +30,7 @@ def test_the_walk_gives_each_scheme_its_own_class_scores(attention: str) -> None
         walked = dict(PrefixWalk(net, schemes[::-1])(x))
         for scheme in schemes:
             assert torch.allclose(walked[scheme], net(x, scheme), rtol=0, atol=1e-5)
-    assert len({round(float(scores.abs().sum()), 3) for scores in walked.values()}) == len(
-        schemes
-    )  # all differ
+    assert len({round(float(scores.abs().sum()), 3) for scores in walked.values()}) == len(schemes)  # all differ
 
 
 def by_hand_recalibrated(net: AttentionResNet, data: Data, scheme: Scheme, count: int) -> float:

@@ -41,9 +41,7 @@ def test_a_network_learns_its_training_images() -> None:
     part = Split.from_arrays(images.to(torch.uint8), labels)
     data = Data("bright", 2, ("dark", "bright"), (16, 16), part.mean, part.std, part, part, part)
     net = build_network("resnet20", "se", num_classes=2, width=8, blocks=(1, 1), seed=0)
-    history = train(
-        net, data, dataclasses.replace(FAST, epochs=4), Scheme.full((1, 1)), device="cpu", progress=False
-    )
+    history = train(net, data, dataclasses.replace(FAST, epochs=4), Scheme.full((1, 1)), device="cpu", progress=False)
     assert [record["epoch"] for record in history] == [1, 2, 3, 4]
     assert evaluate(net, data.val, device="cpu") >= 95
     assert net.training
@@ -87,11 +85,7 @@ def test_stand_alone_training_touches_only_the_connected_modules() -> None:
         tiny_net("se").state_dict(),
         weights_after(dataclasses.replace(FAST, weight_decay=0.0), Scheme.parse("11-00-0")),
     )
-    changed = {
-        key.split(".")[0]
-        for key in before
-        if ".attention." in key and not torch.equal(before[key], after[key])
-    }
+    changed = {key.split(".")[0] for key in before if ".attention." in key and not torch.equal(before[key], after[key])}
     assert changed == {"layer1"}
 
 
@@ -135,8 +129,8 @@ def test_training_that_cannot_be_is_refused() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")}, {"milestones": (1.5,)},
-        {"gamma": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0}, {"schedule": "cosine"},
+        {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")},
+        {"milestones": (1.5,)}, {"gamma": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0}, {"schedule": "cosine"},
         {"sampler": "fair"}, {"precision": "fp16"}, {"seed": -1},
     ],
 )  # fmt: skip

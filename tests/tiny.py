@@ -31,7 +31,5 @@ def tiny_net(attention: str = "dia") -> AttentionResNet:
             module.running_var.uniform_(0.3, 3, generator=generator)
     for name, parameter in net.named_parameters():
         if ".attention." in name or name.startswith("fc."):
-            torch.nn.init.normal_(
-                parameter, 0, 1, generator=generator
-            )  # gates and scores that differ between images
+            torch.nn.init.normal_(parameter, 0, 1, generator=generator)  # gates and scores that differ between images
     return net

@@ -58,9 +58,7 @@ def execute(chapter: Path, output: Path, parameters: dict[str, str | int]) -> fl
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--into", type=Path, help="copy book/ to this folder and execute the chapters there")
     where.add_argument("--in-place", action="store_true", help="execute the chapters where they lie")

@@ -35,9 +35,7 @@ class DIA(nn.Module):
         self.ih = _bottleneck(channels, reduced)
         self.hh = _bottleneck(channels, reduced)
 
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, C, H, W) -> (B, C, H, W) and the new state, which is kept in float32 for half precision too."""
         pooled = average_pool(x).flatten(1)  # (B, C)
         h, c = (torch.zeros_like(pooled), torch.zeros_like(pooled)) if state is None else state

@@ -21,9 +21,7 @@ class ECA(nn.Module):
         gamma, beta: of that formula.
     """
 
-    def __init__(
-        self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1
-    ) -> None:
+    def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1) -> None:
         super().__init__()
         check_positive("channels", channels)
         if kernel_size is None:

@@ -76,9 +76,7 @@ def _probe(what: str, layer: nn.Module, channels: int, sizes: Any) -> None:
         try:
             y = layer(x)
         except Exception as error:
-            raise ValueError(
-                f"{what} fails on a map of {height}x{width}: {type(error).__name__}: {error}"
-            ) from error
+            raise ValueError(f"{what} fails on a map of {height}x{width}: {type(error).__name__}: {error}") from error
         if not isinstance(y, Tensor) or y.shape != x.shape:
             shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(

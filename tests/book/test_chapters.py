@@ -70,9 +70,7 @@ def test_a_chapter_was_executed_in_order_without_an_error(path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert outputs and not any(output.output_type == "error" for output in outputs)
-    assert not any(output.get("name") == "stderr" for output in outputs), (
-        "a warning or a progress bar was committed"
-    )
+    assert not any(output.get("name") == "stderr" for output in outputs), "a warning or a progress bar was committed"
 
 
 @every_chapter

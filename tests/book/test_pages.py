@@ -34,9 +34,7 @@ def soup_of(path: Path) -> BeautifulSoup:
 def open_page(page, html: Path, name: str) -> None:
     """Load a page and wait until its formulas are set."""
     page.goto((html / f"{name}.html").as_uri())
-    page.wait_for_function(
-        "() => !window.MathJax || !window.MathJax.startup || window.MathJax.startup.promise"
-    )
+    page.wait_for_function("() => !window.MathJax || !window.MathJax.startup || window.MathJax.startup.promise")
     page.evaluate("() => window.MathJax?.startup?.promise")
 
 
@@ -54,9 +52,7 @@ def test_every_chapter_is_in_the_table_of_contents():
 def test_a_page_exists_and_weighs_less_than_a_megabyte(built, name):
     """The page with its own pictures; the theme and MathJax are shared by all pages."""
     path = built.html / f"{name}.html"
-    pictures = {
-        path.parent / img["src"] for img in soup_of(path).find_all("img", src=True) if "_images" in img["src"]
-    }
+    pictures = {path.parent / img["src"] for img in soup_of(path).find_all("img", src=True) if "_images" in img["src"]}
     assert path.stat().st_size + sum(picture.stat().st_size for picture in pictures) < 1_000_000
 
 
@@ -93,8 +89,7 @@ def test_a_page_needs_no_kernel_and_no_other_host(built, name):
     ):
         assert word not in text.lower(), word
     loaded = [
-        tag.get("src") or tag.get("href")
-        for tag in soup_of(built.html / f"{name}.html")(["script", "link", "img"])
+        tag.get("src") or tag.get("href") for tag in soup_of(built.html / f"{name}.html")(["script", "link", "img"])
     ]
     assert not [address for address in loaded if address and re.match(r"(https?:)?//", address)]
 
@@ -106,9 +101,7 @@ def test_a_page_shows_without_a_network(built, page, name):
     sources = soup_of(built.html / f"{name}.html").select("span.math, div.math")
     assert page.locator("mjx-container").count() >= len(sources)
     assert page.locator("mjx-merror").count() == 0
-    pictures = page.evaluate(
-        "() => [...document.images].map(i => [i.getAttribute('src'), i.naturalWidth, i.alt])"
-    )
+    pictures = page.evaluate("() => [...document.images].map(i => [i.getAttribute('src'), i.naturalWidth, i.alt])")
     assert [src for src, width, _ in pictures if not width] == []
     assert [src for src, _, alt in pictures if not alt.strip()] == []
     assert page.outside == []

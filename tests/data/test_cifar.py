@@ -48,9 +48,7 @@ def test_search_val_is_the_same_for_every_seed_and_subset(npz):
 
 
 def test_a_smaller_subset_is_the_beginning_of_a_larger_one(npz):
-    small, large = (
-        load_data("cifar10", root=npz.parent, val_per_class=5, subset=subset) for subset in (30, 70)
-    )
+    small, large = (load_data("cifar10", root=npz.parent, val_per_class=5, subset=subset) for subset in (30, 70))
     assert torch.equal(small.train.images, large.train.images[:30])
 
 

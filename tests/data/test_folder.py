@@ -82,9 +82,7 @@ def test_lazy_augmentation_differs_between_epochs(pictures):
     assert not {x.numpy().tobytes() for x in first} & {x.numpy().tobytes() for x in second}
 
 
-@pytest.mark.parametrize(
-    "folders", [("train", "val"), ("train", "test"), ("train", "val", "test"), ("train",)]
-)
+@pytest.mark.parametrize("folders", [("train", "val"), ("train", "test"), ("train", "val", "test"), ("train",)])
 def test_train_val_and_test_folders_are_used(pictures, tmp_path, folders):
     for name in folders:
         shutil.copytree(pictures, tmp_path / name)
@@ -120,9 +118,7 @@ def test_the_middle_of_the_image_is_kept_at_8_7_of_the_size(tmp_path):
 def test_a_broken_image_is_named(copy, content, memory_gb, workers):
     broken = copy / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60] if content == "truncated" else content)
-    with pytest.raises(
-        ValueError, match=r"^\S*3\.png cannot be read as an image \(.*\); repair it or delete it\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^\S*3\.png cannot be read as an image \(.*\); repair it or delete it\.$"):
         data = load_data(f"image_folder:{copy}", size=8, memory_gb=memory_gb, workers=workers)
         for part in (data.train, data.val, data.test):
             list(part.batches(8))

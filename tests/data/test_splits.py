@@ -12,9 +12,7 @@ from ean_lib.data.splits import Split, class_balanced_order, crop, hold_out, tak
 def random_split(count: int = 50, size: tuple[int, int] = (32, 32), classes: int = 5) -> Split:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
-    return Split.from_arrays(
-        images, torch.arange(count) % classes, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
-    )
+    return Split.from_arrays(images, torch.arange(count) % classes, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -62,9 +60,7 @@ def test_ranks_together_see_exactly_what_one_process_sees(world, count, per_rank
 
 def test_shuffled_epoch_shows_each_image_once_and_depends_only_on_the_generator():
     split = Split.from_arrays(torch.zeros(50, 3, 4, 4, dtype=torch.uint8), torch.arange(50))
-    first, again, other = (
-        torch.cat([y for _, y in split.batches(8, generator=seeded(s))]) for s in (0, 0, 1)
-    )
+    first, again, other = (torch.cat([y for _, y in split.batches(8, generator=seeded(s))]) for s in (0, 0, 1))
     assert torch.equal(first.sort().values, torch.arange(50))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -134,9 +130,7 @@ def test_every_prefix_of_the_class_balanced_order_is_balanced(labels, prefix, se
 def test_parts_that_cannot_be_held_out_or_taken_are_refused():
     labels = torch.arange(200) % 10
     for per_class in (0, 20):
-        with pytest.raises(
-            ValueError, match=f"Cannot hold out {per_class} .* smallest class has 20 training"
-        ):
+        with pytest.raises(ValueError, match=f"Cannot hold out {per_class} .* smallest class has 20 training"):
             hold_out(labels, per_class)
     for subset in (0, 201):
         with pytest.raises(ValueError, match=f"subset must be in 1..200, .*; got {subset}"):

@@ -1,0 +1,81 @@
+"""kill -9 at random moments of supernet, search and retraining: each resumes to the same final bits."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+TASK = ["--subset", "256", "--blocks", "1", "1", "--width", "8", "--no-progress", "--device", "cpu"]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["ean_lib.cli"])  # a child starts in milliseconds, so that kills fall into the work
+KILLS = 10
+
+
+def work(arguments: list[str]) -> None:
+    """In a fresh process: one `ean` command, silent, on one thread."""
+    import torch
+
+    from ean_lib.cli import main
+
+    torch.set_num_threads(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os._exit(main(arguments))
+
+
+def start(arguments: list[str]) -> multiprocessing.Process:
+    process = CONTEXT.Process(target=work, args=(arguments,))
+    process.start()
+    return process
+
+
+def run_whole(arguments: list[str]) -> float:
+    """Run to the end and return the seconds it took."""
+    began = time.monotonic()
+    process = start(arguments)
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
+def run_with_kills(arguments: list[str], out: Path, seconds: float, moments: random.Random) -> list[dict[str, bytes]]:
+    """Kill the command at random moments, ten of them in unfinished work; the outcome of each time that it ended."""
+    outcomes, kills = [], 0
+    while kills < KILLS:
+        process = start(arguments)
+        time.sleep(moments.uniform(0.05, 0.9 * seconds))
+        process.kill()
+        process.join()
+        kills += not (out / "result.json").exists()
+        if (out / "result.json").exists():  # it got to the end between two kills: keep what it made, and begin anew
+            run_whole(arguments)
+            outcomes.append(outcome(out))
+            shutil.rmtree(out)
+    run_whole(arguments)
+    return [*outcomes, outcome(out)]
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    """Every file that decides a result; provenance holds times, and the lock nothing."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("provenance.json", ".lock")}
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_every_command_ends_with_the_same_bits(tmp_path: Path) -> None:
+    moments = random.Random(0)
+    supernet = ["supernet", *TASK, "--epochs", "12", "--batch-size", "32", "--out"]
+    retrain = ["retrain", *TASK, "--scheme", "1-0", "--epochs", "12", "--batch-size", "32", "--out"]
+    search = ["search", "--supernet", str(tmp_path / "supernet"), "--no-progress", "--device", "cpu"]
+    search += ["--steps", "40", "--recalibrate", "64", "--budget", "3", "--out"]
+    for name, command in (("supernet", supernet), ("retrain", retrain), ("search", search)):
+        whole, killed = tmp_path / name, tmp_path / f"{name}-killed"
+        seconds = run_whole([*command, str(whole)])
+        for end in run_with_kills([*command, str(killed)], killed, seconds, moments):
+            assert end == outcome(whole)
+        assert {"config.json", "result.json", "metrics.jsonl"} <= set(outcome(whole))

@@ -24,7 +24,7 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
     if dataset == "cued_shapes":
         task = Task(dataset, "resnet20", blocks=(2, 2, 2), stem_stride=2)
         supernet = TrainConfig(epochs=8, augment=False, weight_decay=1e-4)
-        retrain = TrainConfig(epochs=5, augment=False, weight_decay=1e-4)
+        retrain = TrainConfig(epochs=6, augment=False, weight_decay=1e-4)
         if preset == "full":
             supernet, retrain = TrainConfig(epochs=30, augment=False), TrainConfig(epochs=20, augment=False)
     elif preset == "quick":

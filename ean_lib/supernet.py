@@ -2,8 +2,8 @@
 
 While searching, the supernet's weights stand still, so a scheme's accuracy is a fact: it is computed once and kept.
 Schemes asked together are walked as a prefix tree. What block d sees depends only on the bits of the blocks before it,
-so schemes with the same first d bits share that work, and the residual branch f(x) is computed once for both values of bit
-d. All 2^9 schemes of ResNet-20 cost 511 block evaluations instead of 4,608.
+so schemes with the same first d bits share that work, and the branch f(x) is computed once for both values of bit d.
+All 2^9 schemes of ResNet-20 cost 511 block evaluations instead of 4,608.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scorer:
         data: schemes are scored on ``data.val``.
         batch_size: images per evaluation.
         recalibrate: None keeps the supernet's BatchNorm statistics, an average over random schemes. A number
-            re-estimates them for each scheme from that many training images (in one batch), so each scheme is judged by its own.
+            re-estimates them for each scheme from that many training images, in one batch.
         device: ``"auto"`` (a GPU if there is one) or ``"cpu"``.
         known: accuracies computed before, to go on from.
 

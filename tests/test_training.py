@@ -130,7 +130,8 @@ def test_training_that_cannot_be_is_refused() -> None:
     "wrong",
     [
         {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")},
-        {"milestones": (1.5,)}, {"gamma": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0}, {"schedule": "cosine"},
+        {"milestones": (1.5,)}, {"gamma": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0},
+        {"schedule": "cosine"},
         {"sampler": "fair"}, {"precision": "fp16"}, {"seed": -1},
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 Block l of a stage computes  x <- relu(shortcut(x) + (M(f(x)) if a_l else f(x)))  with the residual branch f, the
 attention module M and the connection bit a_l (EAN, arXiv 2011.14058). ``share="none"`` gives every block its own M
-(Org), ``share="stage"`` one M per stage (Share, the mechanism of DIANet, arXiv 1905.10671). A sparse scheme makes an EAN.
+(Org), ``share="stage"`` one M per stage (Share, the mechanism of DIANet, arXiv 1905.10671); a sparse scheme an EAN.
 
 What is unusual here: the whole of "where is attention plugged in" is one argument of ``forward``. A ``Scheme`` skips
 the modules that are not connected (fast); a bool tensor gates them (one graph for all schemes, every parameter used, so

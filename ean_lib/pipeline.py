@@ -99,6 +99,7 @@ class Place:
 
 def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: Any) -> tuple[Run, Data]:
     data = task.data(place.data_dir)
+    task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
     full = {"kind": kind, "task": dataclasses.asdict(task), "seed": seed, "data": data.checksum, **config}
     state = PartialState(cpu=place.device == "cpu")
     with state.main_process_first():

@@ -130,7 +130,8 @@ class Run:
         config_file = path / "config.json"
         if config_file.exists():
             differences = _differences(read_json(config_file), config)
-            if differences:
+            begun = [name for name in ("checkpoint.pt", "metrics.jsonl", "result.json") if (path / name).exists()]
+            if differences and begun:
                 raise ValueError(
                     f"{path} holds a run of another configuration: {'; '.join(differences[:5])}."
                     " Choose another --out, or delete the folder; nothing was changed"
@@ -145,7 +146,7 @@ class Run:
             raise ValueError(f"another process is working in {path}; wait for it, or choose another --out") from None
         for litter in path.glob(".*.part"):  # of a process that was killed while writing
             litter.unlink()
-        if not config_file.exists():
+        if not config_file.exists() or read_json(config_file) != config:
             write_atomically(config_file, to_json(config))
         run = cls(path, {**environment(), **(provenance or {})}, lock)
         if not run.finished:

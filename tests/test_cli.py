@@ -406,10 +406,20 @@ def test_a_disk_that_fills_up_at_the_end_keeps_the_checkpoint(
     assert main([*SUPERNET, "--out", str(tmp_path / "out")]) == 0
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EAN_DEBUG", "1")
     with pytest.raises(ValueError, match="unknown backbone"):
-        main([*SUPERNET, "--backbone", "resnet21"])
+        main([*SUPERNET, "--backbone", "resnet21", "--out", str(tmp_path / "out")])
+
+
+def test_after_a_mistake_the_mended_command_works_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    fails([*SUPERNET, "--backbone", "resnet21", "--out", str(out)], "unknown backbone", capsys)
+    assert not out.exists()
+    fails([*SUPERNET, "--batch-size", "4096", "--out", str(out)], "batch_size 4096 does not fit", capsys)
+    assert main([*SUPERNET, "--out", str(out)]) == 0
 
 
 def test_there_are_at_least_forty_kinds_of_bad_input() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 TASK = ["--subset", "256", "--blocks", "1", "1", "--width", "8", "--no-progress", "--device", "cpu"]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ean_lib.cli"])  # a child starts in milliseconds, so that kills fall into the work
+# With everything imported before the fork a child starts at once, so that the kills fall into the work.
+CONTEXT.set_forkserver_preload(["ean_lib.cli", "ean_lib.data.cued_shapes", "torch._dynamo"])
 KILLS = 10
 
 
@@ -68,9 +69,10 @@ def outcome(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_every_command_ends_with_the_same_bits(tmp_path: Path) -> None:
+    run_whole(["--help"])  # starts the fork server
     moments = random.Random(0)
-    supernet = ["supernet", *TASK, "--epochs", "12", "--batch-size", "32", "--out"]
-    retrain = ["retrain", *TASK, "--scheme", "1-0", "--epochs", "12", "--batch-size", "32", "--out"]
+    supernet = ["supernet", *TASK, "--epochs", "8", "--batch-size", "32", "--out"]
+    retrain = ["retrain", *TASK, "--scheme", "1-0", "--epochs", "8", "--batch-size", "32", "--out"]
     search = ["search", "--supernet", str(tmp_path / "supernet"), "--no-progress", "--device", "cpu"]
     search += ["--steps", "40", "--recalibrate", "64", "--budget", "3", "--out"]
     for name, command in (("supernet", supernet), ("retrain", retrain), ("search", search)):

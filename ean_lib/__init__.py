@@ -1,0 +1,37 @@
+"""Where to plug attention: shared attention modules, connection schemes, and the search for a sparse one (EAN)."""
+
+from ean_lib.attention import create_attention, list_attentions, register_attention
+from ean_lib.data import Data, Split, load_data
+from ean_lib.measure import measure, relative_time_increment
+from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.official import PUBLISHED_SCHEMES, load_official, published_scheme
+from ean_lib.schemes import Scheme
+from ean_lib.search import SearchConfig, SearchResult, search
+from ean_lib.supernet import Scorer
+from ean_lib.training import TrainConfig, evaluate, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PUBLISHED_SCHEMES",
+    "AttentionResNet",
+    "Data",
+    "Scheme",
+    "Scorer",
+    "SearchConfig",
+    "SearchResult",
+    "Split",
+    "TrainConfig",
+    "build_network",
+    "create_attention",
+    "evaluate",
+    "list_attentions",
+    "load_data",
+    "load_official",
+    "measure",
+    "published_scheme",
+    "register_attention",
+    "relative_time_increment",
+    "search",
+    "train",
+]

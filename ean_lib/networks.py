@@ -59,10 +59,12 @@ FAMILY_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size at stride 1; no bias, since a BatchNorm follows."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
 def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
     return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
 

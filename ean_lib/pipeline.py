@@ -245,6 +245,7 @@ def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Sch
 
 
 def finished(folder: Path, kind: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Configuration and result of a finished run of that kind; a clear error where there is none."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run")
     config = read_json(folder / "config.json")

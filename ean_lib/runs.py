@@ -54,6 +54,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def to_json(value: Any) -> str:
+    """JSON as it stands in a run folder: indented, ending with a newline."""
     return json.dumps(value, indent=1, default=str) + "\n"
 
 

@@ -53,7 +53,7 @@ class SearchConfig(ControllerConfig):
     # Schemes alive at a time, for the method "evolution".
     population: int = 16
     # Schemes that compete to have the next offspring, for the method "evolution".
-    tournament: int = 4
+    tournament: int = 8
     # Seed of everything random.
     seed: Suppress[int] = 0
 

@@ -196,7 +196,7 @@ def test_text_that_is_no_result_is_refused(text):
         (lambda n: [1.0] * (n - 1), "one number per scheme: 3 for .*; it gave 2 values"),
         (lambda n: 90.0, "one number per scheme: 3 for .*; it gave 90.0"),
         (lambda n: None, "one number per scheme: 3 for .*; it gave None"),
-        (lambda n: "123", "one number per scheme: 3 for .*; it gave 3 values"),
+        (lambda n: "123", "one number per scheme: 3 for .*; it gave '123'"),
         (
             lambda n: [1.0] * (n - 1) + [math.nan],
             "reward of scheme [01]{2}-[01]{4} must be a finite number, .*nan",

@@ -215,10 +215,12 @@ def draw_objects(rng: np.random.Generator, shapes: Array) -> Array:
 
 
 def box(u: Array, v: Array, width: float, height: float) -> Array:
+    """Signed distance to a rectangle of half-sides width and height."""
     return np.maximum(np.abs(u) - width, np.abs(v) - height)
 
 
 def triangle(u: Array, v: Array) -> Array:
+    """Signed distance to an upright triangle."""
     return np.maximum(v - 0.75, 0.866 * np.abs(u) - 0.5 * v - 0.5)
 
 

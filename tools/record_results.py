@@ -1,0 +1,77 @@
+"""Copy what a reader of the book needs from finished runs, and show their table in the README.
+
+    python tools/record_results.py runs/cifar10-se runs/cifar10-sge runs/cifar10-dia --into book/results/cifar10
+
+Of each run folder its configuration, metrics, result, provenance and cost are kept; weights only of the networks that
+--weights names (they are large). A folder's name in --into is its own; unfinished runs are left out, and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from ean_lib.report import collect, to_markdown, write_report
+from ean_lib.runs import read_json, to_json, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ("metrics.jsonl", "config.json", "measure.json")
+
+
+def record(top: Path, into: Path, weights: list[str]) -> None:
+    for config in sorted(top.rglob("config.json")):
+        source = config.parent
+        target = into / top.name / source.relative_to(top)
+        if not (source / "result.json").exists():
+            print(f"left out, not finished: {source}")
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if (source / name).exists():
+                shutil.copyfile(source / name, target / name)
+        # One line per file: a search's result holds every step.
+        write_atomically(target / "result.json", json.dumps(read_json(source / "result.json")) + "\n")
+        provenance = to_json(read_json(source / "provenance.json"))
+        write_atomically(target / "provenance.json", provenance.replace(f"{top.resolve().parent.parent}/", ""))
+        if f"{top.name}/{source.relative_to(top)}" in weights:
+            shutil.copyfile(source / "weights.safetensors", target / "weights.safetensors")
+
+
+def show_in_readme(into: Path) -> None:
+    """Put the table, with its hardware, seeds and recipe, between the README's markers of this record."""
+    frame = collect([into])
+    folder = next(into.rglob("seed-*/*/config.json")).parent
+    session, config = read_json(folder / "provenance.json")["sessions"][-1], read_json(folder / "config.json")
+    train, task = config["train"], config["task"]
+    epochs = read_json(next(into.rglob("backbone/config.json")))["train"]["epochs"]
+    seeds = sorted(set(frame.seed))
+    recipe = f"batch {train['batch_size']}, one-cycle to lr {train['lr']}, stem stride {task['stem_stride']}"
+    machine = f"{session['device']}, threads: {session['threads']}, torch {session['versions']['torch']}"
+    text = to_markdown(frame) + (
+        f"\nTest accuracy after {epochs} epochs on all 50,000 training images ({recipe}), seeds"
+        f" {', '.join(map(str, seeds))}; {machine}. The machine was busy with other work when it was timed:"
+        " the backbone's own row shows their noise. Drawn from"
+        f" `{into.resolve().relative_to(ROOT)}/`, where each run's command and provenance are.\n"
+    )
+    readme = (ROOT / "README.md").read_text()
+    start, end = f"<!-- results:{into.name} -->", f"<!-- /results:{into.name} -->"
+    before, after = readme.split(start)[0], readme.split(end)[1]
+    write_atomically(ROOT / "README.md", f"{before}{start}\n{text}{end}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--weights", nargs="*", default=[], help="such as cifar10-se/seed-0/ean")
+    options = parser.parse_args()
+    for top in options.runs:
+        record(top, options.into, options.weights)
+    write_report([options.into], options.into)
+    show_in_readme(options.into)
+
+
+if __name__ == "__main__":
+    main()

@@ -291,7 +291,7 @@ def greedy(found: Evaluations, generator: torch.Generator) -> None:
 def evolution(found: Evaluations, generator: torch.Generator) -> None:
     """Aging evolution (Real et al. 2019): the best of a random few has an offspring with one bit flipped.
 
-    The oldest dies. A child evaluated before is mutated again, so that every evaluation is of a new scheme.
+    The oldest dies. The flip is drawn from those that give a new scheme; where there is none, the child is random.
     """
     config = found.config
     alive = deque(found.unseen(min(config.population, found.left), generator), maxlen=config.population)
@@ -300,9 +300,9 @@ def evolution(found: Evaluations, generator: torch.Generator) -> None:
         children: list[Scheme] = []
         for _ in range(min(config.samples, found.left)):
             chosen = torch.randperm(len(alive), generator=generator)[: config.tournament].tolist()
-            child = min((alive[i] for i in chosen), key=found.order)
-            for block in torch.randint(found.blocks, (2 * found.blocks,), generator=generator).tolist():
-                child = flip(child, block)
+            parent = min((alive[i] for i in chosen), key=found.order)
+            for block in torch.randperm(found.blocks, generator=generator).tolist():
+                child = flip(parent, block)
                 if child not in found.values and child not in children:
                     break
             else:

@@ -35,7 +35,7 @@ class Additive:
 )
 def test_method_finds_the_optimum_of_an_additive_table_within_its_budget(method, budget):
     for seed in range(10):
-        config, reward = SearchConfig(method=method, budget=budget, seed=seed), Additive(seed)
+        config, reward = SearchConfig(method=method, budget=budget, steps=100, seed=seed), Additive(seed)
         result = search(reward, STAGES, config)
         assert result.scheme == Additive(seed).best(config)
         assert result.evaluations == len(set(reward.asked)) <= budget
@@ -46,10 +46,9 @@ def test_controller_finds_the_one_block_that_matters_among_sixteen(mode):
     def reward(schemes):
         return [99.6 if scheme.bits[7] else 82.0 for scheme in schemes]
 
-    for seed in range(2):
-        result = search(reward, (3, 4, 6, 3), SearchConfig(mode=mode, seed=seed))
-        assert result.scheme.bits[7]
-        assert mode == "official" or result.scheme.connected == 1
+    result = search(reward, (3, 4, 6, 3), SearchConfig(mode=mode, steps=200))
+    assert result.scheme.bits[7]
+    assert mode == "official" or result.scheme.connected == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,7 +101,7 @@ def test_records_of_the_controller_hold_what_a_page_needs_to_replay_them():
 
 
 def test_official_search_asks_again_and_ends_with_the_most_probable_scheme():
-    reward, config = Additive(0), SearchConfig(mode="official", steps=150)
+    reward, config = Additive(0), SearchConfig(mode="official", steps=100)
     result = search(reward, STAGES, config)
     assert result.calls == len(reward.asked) > result.evaluations
     assert str(result.scheme) == result.history[-1]["schemes"][0]

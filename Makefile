@@ -27,10 +27,10 @@ BUILD_HTML = $(BIN)/jupyter-book build --all -n -W --keep-going --config _config
 
 book: $(STAMP)
 	$(RUN) tools/execute_book.py --into _build/executed $(PARAMETERS) $(CHAPTERS)
-	$(BUILD_HTML) --toc _build/executed/_toc.yml _build/executed
+	$(BUILD_HTML) _build/executed
 
 html: $(STAMP)
-	$(BUILD_HTML) --toc book/_toc.yml book
+	$(BUILD_HTML) book
 
 # One thread: a training then ends with the same bits each time, so that a failure is one of the chapter.
 test: lint

@@ -59,7 +59,7 @@ class Search:
     """The folder of a finished supernet."""
     search: Flat[SearchConfig]
     place: Flat[Place]
-    recalibrate: int | None = None
+    recalibrate: int | None = 1000
     """Re-estimate BatchNorm for each scheme from this many training images; None keeps the supernet's statistics."""
     seed: int = 0
     """Of the search."""
@@ -148,7 +148,7 @@ class Run:
     """Random schemes per seed."""
     scheme: str | None = None
     """Retrain this scheme (bits, or the folder of a finished search) instead of searching for one per seed."""
-    recalibrate: int | None = None
+    recalibrate: int | None = 1000
     """Re-estimate BatchNorm for each scheme from this many training images while searching."""
     out: Path = field(default=Path("runs/run"))
     """The folder of all of it."""

@@ -25,25 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-# What a field left at None becomes: (official, corrected).
-BY_MODE: dict[str, tuple[Any, Any]] = {
-    "stack_samples": (False, True),
-    "per_sample_bonus": (False, True),
-    "replay_with_bonus": (False, True),
-    "scheme_ratio": (False, True),
-    "advantage_before_baseline": (False, True),
-    "logit_table": (False, True),
-    "explore_tanh": (False, True),
-    "drop_constant": (False, True),
-    "cache": (False, True),
-    "keep_best": (False, True),
-    # The authors' numbers and ours; ours were tuned on tables of rewards, not on networks.
+SWITCHES = (
+    *("stack_samples", "per_sample_bonus", "replay_with_bonus", "scheme_ratio", "advantage_before_baseline"),
+    *("logit_table", "explore_tanh", "drop_constant", "cache", "keep_best"),
+)
+# What a field left at None becomes: (official, corrected). Our numbers were tuned on tables of rewards.
+BY_MODE: dict[str, tuple[Any, Any]] = dict.fromkeys(SWITCHES, (False, True)) | {
     "learning_rate": (0.05, 0.1),
     "adam_beta2": (0.999, 0.9),
     "lambda_rnd": (1.0, 0.1),
     "entropy_weight": (0.0, 0.0),
 }
-SWITCHES = tuple(name for name, values in BY_MODE.items() if values == (False, True))
 OFFICIAL_CONSTANT = 54.0  # percent; the authors subtract it from every reward
 OFFICIAL_TEMPERATURE = 5.0
 MAX_LOG_ODDS = 5.0  # where explore_tanh is on: no probability leaves [0.0067, 0.9933]

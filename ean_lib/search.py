@@ -17,9 +17,8 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -211,12 +210,6 @@ def flip(scheme: Scheme, block: int) -> Scheme:
     return Scheme(tuple(bits), scheme.stages)
 
 
-def batched(schemes: Iterable[Scheme], size: int) -> Iterator[list[Scheme]]:
-    """Lists of at most size schemes (itertools.batched needs Python 3.12)."""
-    schemes = iter(schemes)
-    return iter(lambda: list(islice(schemes, size)), [])
-
-
 def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
     """The reward's answer as floats, one per scheme.
 
@@ -348,8 +341,9 @@ def exhaustive(found: Evaluations, generator: torch.Generator) -> None:
             f"Stages {found.stages} have 2^{found.blocks} = {total} schemes, but an exhaustive search may "
             f"evaluate {limit}: choose another method" + (f", or budget={total}." if total <= EXHAUSTIVE_LIMIT else ".")
         )
-    for chunk in batched(Scheme.all_of(found.stages), CHUNK):
-        found.try_all(chunk)
+    schemes = list(Scheme.all_of(found.stages))
+    for start in range(0, total, CHUNK):
+        found.try_all(schemes[start : start + CHUNK])
 
 
 METHODS: dict[str, Callable[[Evaluations, torch.Generator], Scheme | None]] = {

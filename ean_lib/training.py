@@ -148,6 +148,7 @@ def train(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=True,
+        fused=True,
     )
     history: list[dict[str, float]] = []
     if run is not None and (saved := run.load_checkpoint()) is not None:

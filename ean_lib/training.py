@@ -60,6 +60,8 @@ class TrainConfig:
     """Random flips and crops, where the dataset has them."""
     sampler: Literal["uniform", "complementary", "sandwich"] = "uniform"
     """Schemes of a supernet's steps; see ean_lib.supernet."""
+    warmup: float = 0.0
+    """Fraction of a supernet's training in which every block is connected, before the sampler draws schemes."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in half the bits where the device can."""
     sync_batchnorm: bool = False
@@ -79,6 +81,7 @@ class TrainConfig:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("schedule", self.schedule in ("one_cycle", "step"), "'one_cycle' or 'step'"),
             ("sampler", self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+            ("warmup", 0 <= self.warmup < 1, "a fraction in [0, 1)"),
             ("precision", self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'"),
             ("seed", self.seed >= 0, "zero or positive"),
         ]
@@ -159,7 +162,7 @@ def train(
     model = accelerator.prepare(net)
     for parameter in net.parameters():  # zeros, not None: a module that is skipped is treated as one that is gated off
         parameter.grad = torch.zeros_like(parameter)
-    draw = _schemes_of_a_step(net, config, scheme, generator)
+    draw = _schemes_of_a_step(net, config, scheme, generator, warm=config.warmup * total)
 
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -183,7 +186,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, total, config)
                 optimizer.zero_grad(set_to_none=False)
-                schemes = draw()
+                schemes = draw(step)
                 for k, choice in enumerate(schemes):
                     # Every k-th image: each process then gives a scheme the images that one process would give it.
                     images, labels = x[k :: len(schemes)], y[k :: len(schemes)]
@@ -214,15 +217,16 @@ def train(
 
 
 def _schemes_of_a_step(
-    net: AttentionResNet, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator
-) -> Callable[[], list[Scheme]]:
+    net: AttentionResNet, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator, warm: float
+) -> Callable[[int], list[Scheme]]:
     if isinstance(scheme, Scheme):
-        return lambda: [scheme]
+        return lambda step: [scheme]
     if scheme != "random":
         raise ValueError(f"scheme must be a Scheme or 'random' (train a supernet), got {scheme!r}")
     if any(module is None for _, _, module in net.connections()):
         raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
-    return lambda: SAMPLERS[config.sampler](net.stages, generator)
+    full, sampler = Scheme.full(net.stages), SAMPLERS[config.sampler]
+    return lambda step: [full] if step < warm else sampler(net.stages, generator)
 
 
 def _as_gate(net: AttentionResNet, scheme: Scheme, device: torch.device) -> Tensor | Scheme:

@@ -1,9 +1,11 @@
 """Copy what a reader of the book needs from finished runs, and show their table in the README.
 
     python tools/record_results.py runs/cifar10-se runs/cifar10-sge runs/cifar10-dia --into book/results/cifar10
+    python tools/record_results.py runs/cued_shapes --into book/results/cued_shapes --weights seed-0/ean
 
 Of each run folder its configuration, metrics, result, provenance and cost are kept; weights only of the networks that
---weights names (they are large). A folder's name in --into is its own; unfinished runs are left out, and said so.
+--weights names (they are large). A folder's name in --into is its own, or --into itself where the two have one name;
+unfinished runs are left out, and said so.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ KEPT = ("metrics.jsonl", "config.json", "measure.json")
 
 
 def record(top: Path, into: Path, weights: list[str]) -> None:
+    place = into if top.name == into.name else into / top.name
     for config in sorted(top.rglob("config.json")):
         source = config.parent
-        target = into / top.name / source.relative_to(top)
+        target = place / source.relative_to(top)
         if not (source / "result.json").exists():
             print(f"left out, not finished: {source}")
             continue
@@ -35,24 +38,24 @@ def record(top: Path, into: Path, weights: list[str]) -> None:
         write_atomically(target / "result.json", json.dumps(read_json(source / "result.json")) + "\n")
         provenance = to_json(read_json(source / "provenance.json"))
         write_atomically(target / "provenance.json", provenance.replace(f"{top.resolve().parent.parent}/", ""))
-        if f"{top.name}/{source.relative_to(top)}" in weights:
+        if str(target.relative_to(into)) in weights:
             shutil.copyfile(source / "weights.safetensors", target / "weights.safetensors")
 
 
 def show_in_readme(into: Path) -> None:
     """Put the table, with its hardware, seeds and recipe, between the README's markers of this record."""
     frame = collect([into])
-    folder = next(into.rglob("seed-*/*/config.json")).parent
+    folder = next(into.rglob("backbone/config.json")).parent
     session, config = read_json(folder / "provenance.json")["sessions"][-1], read_json(folder / "config.json")
     train, task = config["train"], config["task"]
-    epochs = read_json(next(into.rglob("backbone/config.json")))["train"]["epochs"]
-    seeds = sorted(set(frame.seed))
-    recipe = f"batch {train['batch_size']}, one-cycle to lr {train['lr']}, stem stride {task['stem_stride']}"
-    machine = f"{session['device']}, threads: {session['threads']}, torch {session['versions']['torch']}"
+    seeds = ", ".join(map(str, sorted(set(frame.seed))))
+    recipe = (
+        f"{train['epochs']} epochs of train and search-val, batch {train['batch_size']}, one-cycle to lr {train['lr']}"
+    )
+    machine = f"{session['device']}, threads of a training: {session['threads']}, torch {session['versions']['torch']}"
     text = to_markdown(frame) + (
-        f"\nTest accuracy after {epochs} epochs on all 50,000 training images ({recipe}), seeds"
-        f" {', '.join(map(str, seeds))}; {machine}. The machine was busy with other work when it was timed:"
-        " the backbone's own row shows their noise. Drawn from"
+        f"\nTest accuracy after {recipe}, stem stride {task['stem_stride']}; seeds {seeds}; {machine}. The backbone's"
+        " own time increment, which would be 0, shows the noise of the timing. Drawn from"
         f" `{into.resolve().relative_to(ROOT)}/`, where each run's command and provenance are.\n"
     )
     readme = (ROOT / "README.md").read_text()

@@ -2,6 +2,7 @@
 
 from ean_lib.attention import create_attention, list_attentions, register_attention
 from ean_lib.data import Data, Split, load_data
+from ean_lib.gradcam import grad_cam
 from ean_lib.measure import measure, relative_time_increment
 from ean_lib.networks import AttentionResNet, build_network
 from ean_lib.official import PUBLISHED_SCHEMES, load_official, published_scheme
@@ -25,6 +26,7 @@ __all__ = [
     "build_network",
     "create_attention",
     "evaluate",
+    "grad_cam",
     "list_attentions",
     "load_data",
     "load_official",

@@ -1,19 +1,17 @@
 """The command ``ean``: each subcommand is one dataclass, whose fields tyro turns into options."""
 
-from __future__ import annotations
-
 import argparse
-import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from ean_lib import pipeline
+from ean_lib.checks import check_choice
 from ean_lib.pipeline import FORMS, Place, Task
 from ean_lib.recipes import PRESETS, recipe
 from ean_lib.report import write_report
@@ -67,10 +65,7 @@ class Search:
     """The run folder."""
 
     def __call__(self) -> str:
-        _, task, _ = pipeline.load_supernet(self.supernet, self.place)
-        result = pipeline.run_search(
-            task, self.supernet, self.search, self.seed, self.out, self.place, self.recalibrate
-        )
+        result = pipeline.run_search(self.supernet, self.search, self.seed, self.out, self.place, self.recalibrate)
         connected = f"{result.scheme.connected} of {len(result.scheme)} connected"
         return f"{result.scheme} ({connected}, {result.value:.2f}% in the supernet)"
 
@@ -159,24 +154,20 @@ class Run:
         for seed in self.seeds:
             folder = self.out / f"seed-{seed}"
             if self.scheme is None:
-                pipeline.run_supernet(self.task, self.supernet, seed, folder / "supernet", self.place)
-                found = pipeline.run_search(
-                    self.task,
-                    folder / "supernet",
-                    self.search,
-                    seed,
-                    folder / "search",
-                    self.place,
-                    self.recalibrate,
-                ).scheme
+                net, out = folder / "supernet", folder / "search"
+                pipeline.run_supernet(self.task, self.supernet, seed, net, self.place)
+                found = pipeline.run_search(net, self.search, seed, out, self.place, self.recalibrate).scheme
             else:
                 found = _scheme(self.scheme, self.task)
-            trained = []
+            jobs: list[dict[str, Any]] = []
+            common = {"task": self.task, "config": self.retrain, "seed": seed}
             for form in self.forms:
                 for index in range(self.random_schemes if form == "random" else 1):
                     scheme, share = pipeline.schemes_of(form, found, seed, index)
-                    trained.append(folder / (f"random-{index + 1}" if form == "random" else form))
-                    pipeline.run_retrain(self.task, scheme, self.retrain, seed, trained[-1], self.place, share, form)
+                    out = folder / (f"random-{index + 1}" if form == "random" else form)
+                    jobs.append({**common, "scheme": scheme, "share": share, "form": form, "out": out})
+            pipeline.run_retrains(jobs, self.place)
+            trained = [job["out"] for job in jobs]
             if trained and not all((path / "measure.json").exists() for path in trained):
                 pipeline.run_measure(trained, self.place)
         return write_report([self.out], self.out)
@@ -211,11 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n`ean COMMAND --help` shows the options and an example.")
         return 0 if argv else 2
     name, *rest = argv
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(COMMANDS)}"
-        return _fail(f"unknown command {name!r}; {hint}")
     try:
+        check_choice("command", name, COMMANDS)
         command = tyro.cli(COMMANDS[name], prog=f"ean {name}", args=rest, default=_defaults(name, rest))
         print(command())
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
@@ -236,18 +224,18 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
     task, supernet, search, retrain = recipe(known.dataset, known.preset if known.preset in PRESETS else "quick")
     match name:
         case "supernet":
-            return Supernet(task=task, train=supernet, place=Place())
+            return Supernet(task, supernet, Place())
         case "search":
-            return Search(supernet=tyro.MISSING, search=search, place=Place())
+            return Search(tyro.MISSING, search, Place())
         case "retrain":
-            return Retrain(scheme=tyro.MISSING, task=task, train=retrain, place=Place())
+            return Retrain(tyro.MISSING, task, retrain, Place())
         case "measure":
-            return Measure(folders=tyro.MISSING, place=Place())
+            return Measure(tyro.MISSING, Place())
         case "run":
             # Late connections are the control of cued_shapes, where they are known not to help.
             forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
-            return Run(task=task, supernet=supernet, search=search, retrain=retrain, place=Place(), forms=forms)
-    return Report(folders=tyro.MISSING)
+            return Run(task, supernet, search, retrain, Place(), forms=forms)
+    return Report(tyro.MISSING)
 
 
 def _scheme(text: str, task: Task) -> Scheme:
@@ -258,8 +246,7 @@ def _scheme(text: str, task: Task) -> Scheme:
     return named[text](task.stages) if text in named else Scheme.parse(text, task.stages)
 
 
-def _line(values: object) -> str:
-    assert isinstance(values, dict)
+def _line(values: Mapping[str, Any]) -> str:
     numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
     return ", ".join(f"{k} {v:,.4g}" if isinstance(v, float) else f"{k} {v:,}" for k, v in numbers.items())
 

@@ -9,21 +9,19 @@ switch of `ControllerConfig`; `mode="official"` reproduces all of them, `mode="c
 Everything runs on the CPU in float64: the controller is tiny, and its results then repeat to the bit.
 """
 
-from __future__ import annotations
-
-import difflib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
+
+from ean_lib.checks import check, check_choice, check_number
 
 SWITCHES = (
     *("stack_samples", "per_sample_bonus", "replay_with_bonus", "scheme_ratio", "advantage_before_baseline"),
@@ -94,40 +92,23 @@ class ControllerConfig:
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, ("corrected", "official"))
-        check_number("samples", self.samples, low=1, integer=True)
+        check_number("samples", self.samples, low=1, whole=True)
         for name in ("rnd_learning_rate", "replay_clip", "replay_weight"):
             check_number(name, getattr(self, name))
         check_number("baseline_decay", self.baseline_decay, high=1)
         for name in ("replay_from", "replay_size"):
-            check_number(name, getattr(self, name), integer=True)
+            check_number(name, getattr(self, name), whole=True)
         for name in ("learning_rate", "lambda_rnd", "entropy_weight", "adam_beta2"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), high=0.9999 if name == "adam_beta2" else None)
         for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool | None):
-                raise ValueError(f"{name} must be True, False or None (by the mode), not {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            check(name, value, isinstance(value, bool | None), "True, False or None (by the mode)")
 
     def resolved(self) -> Self:
         """This configuration with every None replaced by its mode's value."""
         missing = [name for name in BY_MODE if getattr(self, name) is None]
         return replace(self, **{name: BY_MODE[name][self.mode == "corrected"] for name in missing})
-
-
-def check_number(name: str, value: Any, low: float = 0, high: float | None = None, integer: bool = False) -> None:
-    """Raise ValueError unless value is a finite number (an integer, where asked) from low to high."""
-    right_kind = isinstance(value, Integral if integer else Real) and not isinstance(value, bool)
-    if not right_kind or not math.isfinite(value) or value < low or (high is not None and value > high):
-        kind = "an integer" if integer else "a finite number"
-        most = "" if high is None else f" and at most {high}"
-        raise ValueError(f"{name} must be {kind} of at least {low}{most}, not {value!r}.")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError, with the closest match, unless value is one of choices."""
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.{hint}")
 
 
 def perceptron(widths: Iterable[int], generator: torch.Generator) -> nn.Sequential:
@@ -301,10 +282,7 @@ class Controller:
             entropy.
         """
         config = self.config
-        record: dict[str, Any] = {
-            "logits": self.logits().tolist(),
-            "probabilities": self.probabilities().tolist(),
-        }
+        record: dict[str, Any] = {"logits": self.logits().tolist(), "probabilities": self.probabilities().tolist()}
         record["entropy"] = self.entropy().item()
         remembered = self.as_remembered(schemes)
         # Old log-probabilities belong to the schemes as sampled: in official mode they do not match the mixed

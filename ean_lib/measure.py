@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ from torch import nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from ean_lib.checks import check, check_number
 from ean_lib.networks import AttentionResNet
-from ean_lib.runs import device_name
+from ean_lib.runs import device_name, find_device
+
+WARMUP = 3  # forward passes of each network before the first round
+BLOCK_S = 0.02  # a timing repeats the pass for about so many seconds, and gives the mean
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,6 @@ class Measurement:
     device: str
     threads: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, with lists for tuples, as JSON has them."""
-        fields = vars(self).items()
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
-
 
 def relative_time_increment(attention_ms: float, backbone_ms: float) -> float:
     """Extra inference time that attention costs, as a fraction of the backbone's (EAN, Eqn. 9).
@@ -83,8 +82,7 @@ def relative_time_increment(attention_ms: float, backbone_ms: float) -> float:
         ValueError: if a time is not positive and finite.
     """
     for name, value in (("attention_ms", attention_ms), ("backbone_ms", backbone_ms)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"`{name}` must be a positive, finite time in milliseconds, but it is {value!r}.")
+        check(name, value, 0 < value < math.inf, "a positive, finite time in milliseconds")
     return (attention_ms - backbone_ms) / backbone_ms
 
 
@@ -113,13 +111,7 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def latency(
-    networks: Mapping[str, nn.Module],
-    input_shape: Sequence[int],
-    device: str | torch.device = "auto",
-    *,
-    rounds: int = 20,
-    warmup: int = 3,
-    block_s: float = 0.02,
+    networks: Mapping[str, nn.Module], input_shape: Sequence[int], device: str = "auto", *, rounds: int = 20
 ) -> dict[str, Latency]:
     """Time the forward passes of networks in turn, as they are but in eval mode, on copies.
 
@@ -128,20 +120,15 @@ def latency(
         input_shape: (B, C, H, W) of the random input, which is float32 and in channels-last order.
         device: "auto" takes a GPU if there is one. GPU time is waited for.
         rounds: timings of each network. The order is shifted by one network from round to round.
-        warmup: forward passes of each network before the first round.
-        block_s: a timing repeats the pass for about this many seconds, and gives the mean.
 
     Raises:
         ValueError: if there is no network, a number is out of range, or there is no such device.
     """
     if not networks:
-        raise ValueError("There is nothing to time: give at least one network.")
-    for name, value, least in (("rounds", rounds, 1), ("warmup", warmup, 1)):
-        if type(value) is not int or value < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}, but it is {value!r}.")
-    target = _check_device(device)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_check_shape(input_shape), generator=generator)
+        raise ValueError("nothing to time: give at least one network")
+    check_number("rounds", rounds, low=1, whole=True)
+    target = find_device(device)
+    x = torch.randn(_check_shape(input_shape), generator=torch.Generator().manual_seed(0))
     x = x.to(target, memory_format=torch.channels_last)
     threads = torch.get_num_threads()
     timers = {}
@@ -151,14 +138,13 @@ def latency(
     times: dict[str, list[float]] = {name: [] for name in networks}
     with torch.inference_mode():
         # timeit waits for the GPU before and after, and makes a few passes of its own first.
-        passes = {
-            name: max(1, min(1000, round(block_s / timer.timeit(warmup).median))) for name, timer in timers.items()
-        }
-        names = list(networks)
-        for turn in range(rounds):
-            shift = turn % len(names)
-            for name in names[shift:] + names[:shift]:
-                times[name].append(1000 * timers[name].timeit(passes[name]).median)
+        once = {name: timer.timeit(WARMUP).median for name, timer in timers.items()}
+        names = deque(networks)
+        for _ in range(rounds):
+            for name in names:
+                passes = max(1, min(1000, round(BLOCK_S / once[name])))
+                times[name].append(1000 * timers[name].timeit(passes).median)
+            names.rotate(-1)
     return {name: Latency(tuple(values), device_name(target.type), threads) for name, values in times.items()}
 
 
@@ -183,7 +169,7 @@ def measure(
         ValueError: as `latency`.
     """
     if not networks:
-        raise ValueError("There is nothing to measure: give at least one network.")
+        raise ValueError("nothing to measure: give at least one network")
     pruned = [backbone, *networks.values()]
     pruned = [net.prune() if isinstance(net, AttentionResNet) else net for net in pruned]
     fused = [net.fuse() if isinstance(net, AttentionResNet) else net for net in pruned]
@@ -213,30 +199,11 @@ def measure(
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(low), float(high)
+    return tuple(np.quantile(values, [0.25, 0.75]).tolist())
 
 
 def _check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if len(shape) != 4 or any(type(n) is not int or n < 1 for n in shape):
-        raise ValueError(
-            "`input_shape` must be four positive integers (B, C, H, W), such as (64, 3, 32, 32), "
-            f"but it is {input_shape!r}."
-        )
+    fine = len(shape) == 4 and all(type(n) is int and n >= 1 for n in shape)
+    check("input_shape", input_shape, fine, "four positive integers (B, C, H, W), such as (64, 3, 32, 32)")
     return shape
-
-
-def _check_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(1, device=target)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        message = str(error).splitlines()[0]
-        raise ValueError(
-            f"There is no device {str(device)!r} here ({message}): try 'cpu', or 'auto', which takes a GPU "
-            "if there is one."
-        ) from None
-    return target

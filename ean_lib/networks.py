@@ -12,10 +12,10 @@ that distributed training never waits for a gradient that does not come). Both g
 from __future__ import annotations
 
 import copy
-import difflib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ean_lib.attention import create_attention
+from ean_lib.attention.common import State
+from ean_lib.checks import check, check_choice, check_number
 from ean_lib.schemes import Scheme
 
-State = (
-    Any  # what a stateful module hands to the next block: None at the start of a stage, a tensor or a tuple of tensors
-)
 Gate = bool | Tensor
 
 
@@ -49,12 +48,6 @@ BACKBONES: dict[str, Backbone] = {
     "resnet34": Backbone("imagenet", False, (3, 4, 6, 3)),
     "resnet50": Backbone("imagenet", True, (3, 4, 6, 3)),
     "resnet101": Backbone("imagenet", True, (3, 4, 23, 3)),
-}
-
-# DIA's reduction ratio depends on the images (r = 4 on CIFAR, 20 on ImageNet); the other modules' does not.
-FAMILY_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
-    "cifar": {"dia": {"rd_ratio": 1 / 4}},
-    "imagenet": {"dia": {"rd_ratio": 1 / 20}},
 }
 
 
@@ -102,8 +95,9 @@ class Block(nn.Module):
     def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
 
-    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor] = lambda y: y) -> Tensor:
-        return torch.relu(self.shortcut(x) + attend(self.branch(x)))
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """relu(shortcut(x) + y), where y is f(x), or what attention has made of it."""
+        return torch.relu(self.shortcut(x) + (self.branch(x) if y is None else y))
 
 
 def connect(module: nn.Module | None, gate: Gate, y: Tensor, state: State) -> tuple[Tensor, State]:
@@ -128,25 +122,25 @@ def _choose(gate: Tensor, after: State, before: State) -> State:
     if after is None:
         return None
     if isinstance(after, tuple):
-        return tuple(
-            _choose(gate, a, None if before is None else b) for a, b in zip(after, before or after, strict=True)
-        )
+        return tuple(_choose(gate, *pair) for pair in zip(after, before or [None] * len(after), strict=True))
     return torch.where(gate, after, torch.zeros_like(after) if before is None else before)
 
 
 class Stage(nn.Module):
-    """The blocks between two changes of resolution, and the attention they share.
+    """The blocks between two changes of resolution, of which the first has the stride, and the attention they share.
 
     ``attention`` is one module (shared), a ModuleDict by block index (Org), or None. It is a child of the stage and of
     nothing else, so every parameter has exactly one key in the state_dict.
     """
 
-    def __init__(self, blocks: Sequence[Block], attention: nn.Module | None) -> None:
+    def __init__(self, inputs: int, planes: int, depth: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
-        for i, block in enumerate(blocks):
+        for i in range(depth):
+            block = Block(inputs, planes, stride if i == 0 else 1, bottleneck)
             self.add_module(str(i), block)
-        self.depth = len(blocks)
-        self.attention = attention
+            inputs = block.out_channels
+        self.depth, self.out_channels = depth, inputs
+        self.attention: nn.Module | None = None
 
     @property
     def blocks(self) -> list[Block]:
@@ -161,14 +155,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, gates: Sequence[Gate]) -> Tensor:
         state: State = None
         for i, (block, gate) in enumerate(zip(self.blocks, gates, strict=True)):
-            module = self.module_of(i)
-
-            def attend(y: Tensor, module: nn.Module | None = module, gate: Gate = gate) -> Tensor:
-                nonlocal state
-                y, state = connect(module, gate, y, state)
-                return y
-
-            x = block(x, attend)
+            y, state = connect(self.module_of(i), gate, block.branch(x), state)
+            x = block(x, y)
         return x
 
 
@@ -181,14 +169,13 @@ class AttentionResNet(nn.Module):
     """
 
     def __init__(
-        self, stages: Sequence[Stage], stem: Mapping[str, nn.Module], num_classes: int, scheme: Scheme
+        self, conv1: nn.Conv2d, maxpool: nn.Module, stages: Sequence[Stage], num_classes: int, scheme: Scheme
     ) -> None:
         super().__init__()
-        for name, module in stem.items():
-            self.add_module(name, module)
+        self.conv1, self.bn1, self.maxpool = conv1, nn.BatchNorm2d(conv1.out_channels), maxpool
         for s, stage in enumerate(stages, start=1):
             self.add_module(f"layer{s}", stage)
-        self.fc = nn.Linear(stages[-1].blocks[-1].out_channels, num_classes)
+        self.fc = nn.Linear(stages[-1].out_channels, num_classes)
         self.stages = tuple(stage.depth for stage in stages)
         self.scheme = scheme
 
@@ -197,30 +184,22 @@ class AttentionResNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """Image (B, 3, H, W) to the first stage's input."""
-        if x.dim() != 4 or x.shape[1] != 3:
-            raise ValueError(
-                f"the network expects images of shape (batch, 3, height, width), but got {tuple(x.shape)};"
-                " add the batch dimension, or convert the image to RGB"
-            )
-        x = torch.relu(self.bn1(self.conv1(x)))
-        return self.maxpool(x) if hasattr(self, "maxpool") else x
+        expected = "(batch, 3, height, width): add the batch dimension, or convert the images to RGB"
+        check("the images' shape", tuple(x.shape), x.dim() == 4 and x.shape[1] == 3, expected)
+        return self.maxpool(torch.relu(self.bn1(self.conv1(x))))
 
     def head(self, x: Tensor) -> Tensor:
         """The last stage's output to class scores (B, num_classes)."""
         return self.fc(x.mean(dim=(2, 3)))
 
-    def gates(self, scheme: Scheme | Sequence[bool] | Tensor | None) -> list[Sequence[Gate]]:
+    def gates(self, scheme: Scheme | Sequence[bool] | Tensor | None) -> Sequence[Sequence[Gate]]:
         """One gate per block, by stage, checked against the attention that the network has."""
         if isinstance(scheme, Tensor) and scheme.dtype == torch.bool and scheme.shape == (sum(self.stages),):
-            flat: list[Gate] = list(scheme.unbind())
-            wanted = [True] * len(flat)  # a tensor is not looked into (that would wait for the GPU)
+            gates = [part.unbind() for part in scheme.split(self.stages)]
+            wanted = [True] * len(scheme)  # a tensor is not looked into (that would wait for the GPU)
         else:
-            scheme = self.scheme if scheme is None else Scheme.parse(scheme, self.stages)
-            if scheme.stages != self.stages:
-                raise ValueError(f"scheme {scheme} has stages {scheme.stages}, but the network has {self.stages}")
-            wanted = flat = list(scheme.bits)
-        bits = iter(flat)
-        gates = [[next(bits) for _ in range(depth)] for depth in self.stages]
+            scheme = Scheme.parse(self.scheme if scheme is None else scheme, self.stages)
+            gates, wanted = scheme.per_stage, scheme.bits
         for (s, i, module), want in zip(self.connections(), wanted, strict=True):
             if want and module is None:
                 raise ValueError(
@@ -267,14 +246,12 @@ class AttentionResNet(nn.Module):
     def fuse(self) -> AttentionResNet:
         """A copy for deployment, in eval mode, with each BatchNorm folded into the convolution before it."""
         net = copy.deepcopy(self).eval()
-        for module in [net, *(block for stage in net.stage_modules() for block in stage.blocks)]:
-            for conv, bn in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
-                if isinstance(getattr(module, bn, None), nn.BatchNorm2d):
-                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
-                    setattr(module, bn, nn.Identity())
-            down = getattr(module, "downsample", None)
-            if isinstance(down, nn.Sequential) and isinstance(down[1], nn.BatchNorm2d):
-                module.downsample = nn.Sequential(fuse_conv_bn_eval(down[0], down[1]), nn.Identity())
+        blocks = [block for stage in net.stage_modules() for block in stage.blocks]  # without the attention modules
+        for module in [net, *(part for block in blocks for part in block.modules())]:
+            for (first, conv), (second, norm) in pairwise(list(module.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    setattr(module, first, fuse_conv_bn_eval(conv, norm))
+                    setattr(module, second, nn.Identity())
         return net
 
     def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -290,23 +267,20 @@ class AttentionResNet(nn.Module):
 
 def check_state_dict(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
     """Raise a ValueError that names the keys in which given differs from expected, in name or in shape."""
-    missing = sorted(set(expected) - set(given))
-    foreign = sorted(set(given) - set(expected))
-    wrong = [k for k in expected if k in given and tuple(given[k].shape) != tuple(expected[k].shape)]
-    if not (missing or foreign or wrong):
-        return
-    parts = [f"{len(missing)} missing ({_some(missing)})"] * bool(missing)
-    parts += [f"{len(foreign)} unknown ({_some(foreign)})"] * bool(foreign)
-    shapes = [f"{k} is {tuple(given[k].shape)}, expected {tuple(expected[k].shape)}" for k in wrong]
-    parts += [f"{len(wrong)} of another shape ({_some(shapes)})"] * bool(wrong)
-    raise ValueError(
-        f"{what} do not fit this network: {'; '.join(parts)}. Build the network with the backbone, width, classes and"
-        " attention that the weights were saved from."
-    )
+    if problems := mismatches(given, expected):
+        advice = "build the network with the backbone, width, classes and attention that the weights were saved from"
+        raise ValueError(f"{what} do not fit this network: {problems}; {advice}")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def mismatches(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
+    """The keys in which given differs from expected, in name or in shape, in words; empty where none does."""
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in given.items()}
+    wanted = {key: tuple(value.shape) for key, value in expected.items()}
+    missing = [key for key in wanted if key not in shapes]
+    unknown = [key for key in shapes if key not in wanted]
+    wrong = [f"{k} is {shapes[k]}, expected {wanted[k]}" for k in wanted if shapes.get(k, wanted[k]) != wanted[k]]
+    kinds = {"missing": missing, "unknown": unknown, "of another shape": wrong}
+    return "; ".join(f"{len(k)} {kind} ({', '.join(k[:3])}{', ...' * (len(k) > 3)})" for kind, k in kinds.items() if k)
 
 
 def build_network(
@@ -340,66 +314,42 @@ def build_network(
     Raises:
         ValueError: for unknown names and sizes that make no network.
     """
-    if backbone not in BACKBONES:
-        close = difflib.get_close_matches(str(backbone), BACKBONES, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(BACKBONES)}"
-        raise ValueError(f"unknown backbone {backbone!r}; {hint}")
-    if share not in ("stage", "none"):
-        raise ValueError(f"share must be 'stage' (one module per stage) or 'none' (one per block), got {share!r}")
+    check_choice("backbone", backbone, BACKBONES)
+    check("share", share, share in ("stage", "none"), "'stage' (one module per stage) or 'none' (one per block)")
     spec = BACKBONES[backbone]
     cifar = spec.family == "cifar"
     depths = spec.blocks if blocks is None else tuple(blocks)
     width = (16 if cifar else 64) if width is None else width
     stem_stride = (1 if cifar else 2) if stem_stride is None else stem_stride
-    sizes = {"num_classes": num_classes, "width": width, "stem_stride": stem_stride}
-    for name, value in [*sizes.items(), *((f"blocks[{i}]", depth) for i, depth in enumerate(depths))]:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-    if width < 8:
-        raise ValueError(
-            f"width must be at least 8, got {width}: the backward pass of narrower strided 1x1 convolutions in"
-            " channels-last order crashes PyTorch on CPUs (seen with 2.15)"
-        )
-    if not depths:
-        raise ValueError("blocks must name at least one stage, got an empty sequence")
-    if attention is None:
-        wanted = Scheme.none(depths) if scheme is None else Scheme.parse(scheme, depths)
-        if wanted.connected:
-            raise ValueError(f"scheme {wanted} connects blocks, but attention is None; name an attention module")
-    else:
-        wanted = Scheme.full(depths) if scheme is None else Scheme.parse(scheme, depths)
-    kwargs = {**FAMILY_DEFAULTS[spec.family].get(attention or "", {}), **(attention_kwargs or {})}
+    check_number("num_classes", num_classes, low=1, whole=True)
+    check_number("stem_stride", stem_stride, low=1, whole=True)
+    # The backward pass of narrower strided 1x1 convolutions in channels-last order crashes PyTorch 2.15 on CPUs.
+    check_number("width", width, low=8, whole=True)
+    wanted = Scheme.none(depths) if attention is None else Scheme.full(depths)
+    if scheme is not None:
+        wanted = Scheme.parse(scheme, depths)
+    if attention is None and wanted.connected:
+        raise ValueError(f"scheme {wanted} connects blocks, but attention is None; name an attention module")
+    kwargs = dict(attention_kwargs or {})
+    if attention == "dia" and cifar:
+        kwargs.setdefault("rd_ratio", 1 / 4)  # DIANet's; its 1 / 20 is for ImageNet
 
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        stem: dict[str, nn.Module] = {
-            "conv1": nn.Conv2d(3, width, 3 if cifar else 7, stem_stride, padding=1 if cifar else 3, bias=False),
-            "bn1": nn.BatchNorm2d(width),
-        }
-        if not cifar:
-            stem["maxpool"] = nn.MaxPool2d(3, 2, 1)
+        size, padding, maxpool = (3, 1, nn.Identity()) if cifar else (7, 3, nn.MaxPool2d(3, 2, 1))
+        conv1 = nn.Conv2d(3, width, size, stem_stride, padding, bias=False)
         channels, stages = width, []
         for s, depth in enumerate(depths):
-            stage_blocks = []
-            for i in range(depth):
-                stride = 2 if s > 0 and i == 0 else 1
-                stage_blocks.append(Block(channels, width * 2**s, stride, spec.bottleneck))
-                channels = stage_blocks[-1].out_channels
-            stages.append(Stage(stage_blocks, None))
-        net = AttentionResNet(stages, stem, num_classes, wanted)
+            stages.append(Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.bottleneck))
+            channels = stages[-1].out_channels
+        net = AttentionResNet(conv1, maxpool, stages, num_classes, wanted)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.out_channels * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))  # He et al. 2015, as torchvision does
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
         if attention is not None:
-            for stage in net.stage_modules():
-                stage.attention = _make_attention(attention, stage, share, kwargs)
+            for stage in stages:
+                make = partial(create_attention, attention, stage.out_channels, **kwargs)
+                own = {str(i): make() for i in range(stage.depth)} if share == "none" else {}
+                stage.attention = nn.ModuleDict(own) if own else make()
     return net
-
-
-def _make_attention(name: str, stage: Stage, share: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    channels = stage.blocks[-1].out_channels
-    if share == "stage":
-        return create_attention(name, channels, **kwargs)
-    return nn.ModuleDict({str(i): create_attention(name, channels, **kwargs) for i in range(stage.depth)})

@@ -5,11 +5,9 @@ BatchNorm follows each of these convolutions and subtracts a mean, so that the b
 mean: with running_mean - bias in place of running_mean, the network without biases computes the same.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ean_lib.attention.registry import suggest
-from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.checks import check
+from ean_lib.networks import AttentionResNet, build_network, mismatches
 from ean_lib.runs import load_weights
 from ean_lib.schemes import Scheme
 
@@ -29,11 +28,7 @@ PUBLISHED_SCHEMES: dict[str, Scheme] = {
 }
 
 # A key that tells which attention a checkpoint has, and how our names of its parts are spelt there.
-_MARKS = {
-    "sge": "layer1.share_fc.weight",
-    "dia": "layer1.lstm.w_ih.0.seq.0.weight",
-    "se": "layer1.share_fc.fc1.weight",
-}
+_MARKS = {"sge": "layer1.share_fc.weight", "dia": "layer1.lstm.w_ih.0.seq.0.weight", "se": "layer1.share_fc.fc1.weight"}
 _PARTS = (
     (r"^fc\.", "last_linear."),
     (r"^(layer\d)\.(\d+)\.", r"\1.ModuleList.\2."),
@@ -49,10 +44,8 @@ def published_scheme(attention: str) -> Scheme:
         ValueError: for another name, with the close matches.
     """
     if attention not in PUBLISHED_SCHEMES:
-        raise ValueError(
-            f"The authors published nothing for the attention module {attention!r}. "
-            f"{suggest(str(attention), list(PUBLISHED_SCHEMES))}"
-        )
+        hint = suggest(str(attention), list(PUBLISHED_SCHEMES))
+        raise ValueError(f"the authors published nothing for the attention module {attention!r}. {hint}")
     return PUBLISHED_SCHEMES[attention]
 
 
@@ -75,27 +68,32 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
     published_scheme(attention)
     if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state_dict"), Mapping):
         state_dict = state_dict["state_dict"]
-    if not isinstance(state_dict, Mapping):
-        raise ValueError(
-            "A checkpoint must be a mapping from names to tensors, but it is a "
-            f"{type(state_dict).__name__}: read a file with `read_checkpoint`."
-        )
+    what = "a mapping from names to tensors, as `read_checkpoint` gives"
+    check("a checkpoint", state_dict, isinstance(state_dict, Mapping), what)
     given = {str(key).removeprefix("module."): value for key, value in state_dict.items()}
     head = given.get("last_linear.weight")
     num_classes = head.shape[0] if isinstance(head, Tensor) and head.dim() == 2 and len(head) else 1000
     with torch.device("meta"):  # no random weights are drawn: all are replaced below
         net = build_network("resnet50", attention, scheme=scheme, num_classes=num_classes).eval()
     ours = net.state_dict()
-    biases = {_norm_after(key): _official(key).replace("weight", "bias") for key in ours if _is_convolution(key)}
+    biases = {key: _bias_before(key) for key in ours if key.endswith("running_mean")}
     expected = {_official(key): value for key, value in ours.items()}
-    expected |= {bias: ours[f"{norm}.running_mean"] for norm, bias in biases.items()}
-    _check(given, expected, attention)
+    expected |= {bias: ours[key] for key, bias in biases.items()}
+    # Old checkpoints lack the batch counters.
+    needed = {key: value for key, value in expected.items() if key in given or not key.endswith("batches_tracked")}
+    if problems := mismatches(given, needed):
+        other = [name for name, key in _MARKS.items() if key in given and name != attention]
+        unknown = "the file may be truncated, of another network, or of a run of this library"
+        advice = f"it looks like one with attention {other[0]!r}" if other else unknown
+        raise ValueError(
+            f"the checkpoint is not an official ResNet-50 with attention {attention!r}, whose keys are like "
+            f"'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}': {problems}; {advice}"
+        )
     weights = {}
     for key, value in ours.items():
-        weight = given.get(_official(key), torch.zeros(value.shape))  # old checkpoints lack the batch counters
-        norm, _, part = key.rpartition(".")
-        if part == "running_mean":
-            weight = weight.double() - given[biases[norm]].double()
+        weight = given.get(_official(key), torch.zeros(value.shape))
+        if key in biases:
+            weight = weight.double() - given[biases[key]].double()
         weights[key] = weight.to(value.dtype, copy=True)
     net.load_state_dict(weights, assign=True)
     return net
@@ -112,15 +110,13 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return load_weights(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint file {path}: give the path of the downloaded file.")
+        raise FileNotFoundError(f"there is no checkpoint file {path}; give the path of the downloaded file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path} is not a whole checkpoint of plain weights ({reason}): download it again. A file that "
-            "can only be read by running code from it is not read here."
-        ) from None
+        advice = "download it again; a file that can only be read by running code from it is not read here"
+        raise ValueError(f"{path} is not a whole checkpoint of plain weights ({reason}): {advice}") from None
 
 
 def _official(key: str) -> str:
@@ -129,41 +125,7 @@ def _official(key: str) -> str:
     return key
 
 
-def _is_convolution(key: str) -> bool:
-    return re.search(r"(^|\.)(conv\d|downsample\.0)\.weight$", key) is not None
-
-
-def _norm_after(key: str) -> str:
-    """The BatchNorm that follows the convolution with this weight."""
-    return key.removesuffix(".weight").replace("conv", "bn").replace("downsample.0", "downsample.1")
-
-
-def _check(given: Mapping[str, Any], expected: Mapping[str, Tensor], attention: str) -> None:
-    missing = [key for key in expected if key not in given and not key.endswith("num_batches_tracked")]
-    foreign = [key for key in given if key not in expected]
-    shapes = {key: tuple(getattr(given[key], "shape", ())) for key in expected if key in given}
-    wrong = [key for key, shape in shapes.items() if shape != tuple(expected[key].shape)]
-    if not (missing or foreign or wrong):
-        return
-    problems = [
-        f"{len(keys)} {what} ({_some(keys)})"
-        for keys, what in ((missing, "keys are missing"), (foreign, "keys are not expected"))
-        if keys
-    ]
-    if wrong:
-        example = f"{wrong[0]} is {shapes[wrong[0]]}, expected {tuple(expected[wrong[0]].shape)}"
-        problems.append(f"{len(wrong)} tensors have another shape ({example})")
-    other = [name for name, key in _MARKS.items() if key in given and name != attention]
-    advice = (
-        f"It looks like one with attention {other[0]!r}."
-        if other
-        else "The file may be truncated, or of another network, or the weights of a run of this library."
-    )
-    raise ValueError(
-        f"The checkpoint is not an official ResNet-50 with attention {attention!r}, whose keys are like "
-        f"'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}': {'; '.join(problems)}. {advice}"
-    )
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+def _bias_before(key: str) -> str:
+    """The official name of the bias of the convolution before the BatchNorm that has this running mean."""
+    convolution = key.replace("bn", "conv").replace("downsample.1", "downsample.0")
+    return _official(convolution.replace("running_mean", "bias"))

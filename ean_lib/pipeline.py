@@ -4,13 +4,15 @@ Every function can be called again with the same arguments: a finished run is re
 Under ``accelerate launch`` all processes call them; the first one writes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
 import json
+import multiprocessing
+import os
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +21,11 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from ean_lib.checks import check_choice
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
 from ean_lib.networks import AttentionResNet, build_network, check_state_dict
-from ean_lib.runs import Run, load_weights, read_json, to_json, write_atomically
+from ean_lib.runs import Run, find_device, load_weights, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
@@ -55,24 +58,15 @@ class Task:
 
     def data(self, root: str | None = None) -> Data:
         options = {} if self.objects is None else {"objects": self.objects}
-        return _load_data(self.dataset, root, self.subset, **options)
+        return _load_data(self.dataset, root=root, subset=self.subset, **options)
 
     def network(
         self, num_classes: int, scheme: Scheme | None = None, share: Share = "stage", seed: int = 0
     ) -> AttentionResNet:
         """The network with attention, or the plain backbone where the scheme connects nothing."""
-        plain = scheme is not None and not scheme.connected
-        net = build_network(
-            self.backbone,
-            None if plain else self.attention,
-            share,
-            scheme,
-            num_classes,
-            width=self.width,
-            stem_stride=self.stem_stride,
-            blocks=self.blocks,
-            seed=seed,
-        )
+        attention = self.attention if scheme is None or scheme.connected else None
+        sizes = {"width": self.width, "stem_stride": self.stem_stride, "blocks": self.blocks}
+        net = build_network(self.backbone, attention, share, scheme, num_classes, seed=seed, **sizes)
         return net if scheme is None else net.prune()
 
     @property
@@ -80,9 +74,7 @@ class Task:
         return build_network(self.backbone, width=8, blocks=self.blocks).stages
 
 
-@functools.lru_cache(maxsize=2)
-def _load_data(name: str, root: str | None, subset: int | None, **options: Any) -> Data:
-    return load_data(name, root=root, subset=subset, **options)
+_load_data = functools.lru_cache(maxsize=2)(load_data)
 
 
 @dataclass(frozen=True)
@@ -100,10 +92,11 @@ class Place:
 def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: Any) -> tuple[Run, Data]:
     data = task.data(place.data_dir)
     task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
-    full = {"kind": kind, "task": dataclasses.asdict(task), "seed": seed, "data": data.checksum, **config}
+    origin = {"seed": seed, "data": data.train.checksum}
+    full = {"kind": kind, "task": dataclasses.asdict(task), **origin, **config}
     state = PartialState(cpu=place.device == "cpu")
     with state.main_process_first():
-        return Run.open(out, full, {"seed": seed, "data": data.checksum}, writer=state.is_main_process), data
+        return Run.open(out, full, origin, writer=state.is_main_process), data
 
 
 def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()) -> AttentionResNet:
@@ -121,42 +114,33 @@ def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: P
     return net
 
 
-def load_supernet(folder: Path, place: Place = Place()) -> tuple[AttentionResNet, Task, int]:
-    """A supernet with its task and seed from the folder that :func:`run_supernet` finished."""
-    config, _ = finished(folder, "supernet")
-    task = _task(config)
-    net = task.network(task.data(place.data_dir).num_classes, seed=config["seed"])
+def load_supernet(folder: Path, place: Place = Place()) -> tuple[AttentionResNet, Task]:
+    """A supernet and its task, from the folder that :func:`run_supernet` finished."""
+    task = _task(finished(folder, "supernet")[0])
+    net = task.network(task.data(place.data_dir).num_classes)
     _load(net, folder)
-    return net, task, config["seed"]
+    return net, task
 
 
 def run_search(
-    task: Task,
-    supernet: Path,
-    config: SearchConfig,
-    seed: int,
-    out: Path,
-    place: Place = Place(),
-    recalibrate: int | None = None,
+    supernet: Path, config: SearchConfig, seed: int, out: Path, place: Place = Place(), recalibrate: int | None = None
 ) -> SearchResult:
     """Search the supernet of a finished folder, into the folder out. A reward is computed once, also across a crash."""
-    finished(supernet, "supernet")
+    net, task = load_supernet(supernet, place)
     config = dataclasses.replace(config, seed=seed)
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
     run, data = _open(out, "search", task, place, seed, **settings)
     state = PartialState()
     if not run.finished and state.is_main_process:
-        net = load_supernet(supernet, place)[0]
         known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
         scorer = Scorer(net, data, recalibrate=recalibrate, device=place.device, known=known)
 
         def reward(schemes: Sequence[Scheme]) -> list[float]:
+            new = [scheme for scheme in dict.fromkeys(schemes) if scheme not in scorer.known]
             values = scorer(schemes)
-            for scheme, value in dict(zip(schemes, values, strict=True)).items():
-                if scheme not in known:
-                    known[scheme] = value
-                    run.append_metric({"scheme": str(scheme), "accuracy": value})
+            for scheme in new:
+                run.append_metric({"scheme": str(scheme), "accuracy": scorer.known[scheme]})
             return values
 
         if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
@@ -197,51 +181,77 @@ def run_retrain(
     return run.result
 
 
+def run_retrains(jobs: Sequence[Mapping[str, Any]], place: Place = Place()) -> None:
+    """:func:`run_retrain` for each of the keyword arguments: on a CPU several at a time, each on one thread.
+
+    That is faster than one network on all threads, and the result does not depend on their number. On a GPU, or in
+    several processes of ``accelerate launch``, one after the other.
+    """
+    alone = PartialState(cpu=place.device == "cpu").num_processes == 1
+    workers = min(len(jobs), torch.get_num_threads()) if alone and find_device(place.device).type == "cpu" else 1
+    if workers <= 1:
+        for job in jobs:
+            run_retrain(**job, place=place)
+        return
+    quiet = dataclasses.replace(place, progress=False)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        running = [pool.submit(run_retrain, **job, place=quiet) for job in jobs]
+        hidden = not place.progress
+        for done in tqdm(as_completed(running), total=len(jobs), disable=hidden, unit="network", leave=False):
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread for the work, and one that ends this process with its parent, however that ended."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def run_measure(
     folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20
 ) -> dict[str, Any]:
     """Cost of retrained networks, pruned and fused, against their backbone, timed in turn, into measure.json."""
+    if not folders:
+        raise ValueError("nothing to measure: name at least one folder of a finished retraining")
+    first = _task(finished(folders[0], "retrain")[0])
+    data = first.data(place.data_dir)
+    backbone = first.network(data.num_classes, Scheme.none(first.stages))
     networks: dict[str, AttentionResNet] = {}
-    backbone: AttentionResNet | None = None
-    first: Task | None = None
     for folder in folders:
         config, _ = finished(folder, "retrain")
         task = _task(config)
-        first = first or task
         if dataclasses.replace(task, attention=first.attention) != first:
             raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
-        data = task.data(place.data_dir)
         net = task.network(data.num_classes, Scheme.parse(config["scheme"], task.stages), config["share"])
         _load(net, folder)
         networks[str(folder)] = net
-        backbone = task.network(data.num_classes, Scheme.none(net.stages))
-    if backbone is None:
-        raise ValueError("nothing to measure: name at least one folder of a finished retraining")
     shape = (batch_size, 3, *data.image_size)
     measured = measure(networks, backbone, shape, device=place.device, rounds=rounds)
-    for folder in folders:
-        write_atomically(folder / "measure.json", to_json(measured[str(folder)].to_dict()))
-    return {name: m.to_dict() for name, m in measured.items()}
+    costs = {name: dataclasses.asdict(cost) for name, cost in measured.items()}
+    for name, cost in costs.items():
+        write_atomically(Path(name) / "measure.json", to_json(cost))
+    return costs
 
 
 def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Scheme, Share]:
     """The scheme and the sharing that a form stands for; random and late have as many connections as found."""
     stages, k = found.stages, found.connected
-    match form:
-        case "backbone":
-            return Scheme.none(stages), "stage"
-        case "org-full":
-            return Scheme.full(stages), "none"
-        case "share-full":
-            return Scheme.full(stages), "stage"
-        case "ean":
-            return found, "stage"
-        case "random":
-            generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
-            return Scheme.random(stages, generator, connected=k), "stage"
-        case "late":
-            return Scheme.parse([i >= len(found) - k for i in range(len(found))], stages), "stage"
-    raise ValueError(f"unknown form {form!r}; known are {', '.join(FORMS)}")
+    check_choice("form", form, FORMS)
+    generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
+    forms: dict[str, tuple[Scheme, Share]] = {
+        "backbone": (Scheme.none(stages), "stage"),
+        "org-full": (Scheme.full(stages), "none"),
+        "share-full": (Scheme.full(stages), "stage"),
+        "ean": (found, "stage"),
+        "random": (Scheme.random(stages, generator, connected=k), "stage"),
+        "late": (Scheme.parse([i >= len(found) - k for i in range(len(found))], stages), "stage"),
+    }
+    return forms[form]
 
 
 def finished(folder: Path, kind: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -23,11 +23,11 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
     cifar = dataset in ("cifar10", "cifar100")
     if dataset == "cued_shapes":
         task = Task(dataset, "resnet20", blocks=(2, 2, 2), stem_stride=2)
-        # Small batches: learning the gate takes a number of steps, whatever the number of images in each. And a supernet
-        # learns it more surely while every block is connected (book/results/cued_shapes_tuning.md).
+        # Small batches: learning the gate takes a number of steps, whatever the number of images in each. And a
+        # supernet learns it more surely while every block is connected (book/results/cued_shapes_tuning.md).
         epochs = (5, 3) if preset == "quick" else (20, 12)
         supernet = TrainConfig(epochs=epochs[0], batch_size=32, warmup=0.4, augment=False, weight_decay=1e-4)
-        retrain = TrainConfig(epochs=epochs[1], batch_size=64, augment=False, weight_decay=1e-4)
+        retrain = TrainConfig(epochs=epochs[1], batch_size=32, augment=False, weight_decay=1e-4)
     elif preset == "quick":
         task = Task(dataset, "resnet20" if cifar else "resnet18", stem_stride=2)
         supernet, retrain = TrainConfig(epochs=8), TrainConfig(epochs=6)

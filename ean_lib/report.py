@@ -1,18 +1,19 @@
 """Compare runs: one row per form, mean and standard deviation over seeds, and the cost beside the accuracy."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from ean_lib.pipeline import FORMS
 from ean_lib.runs import read_json, write_atomically
 
-ORDER = ["backbone", "org-full", "share-full", "ean", "random", "late"]
 GROUP = ["dataset", "backbone", "attention", "form"]
+COST = ["extra_parameters", "macs", "time_increment", "device"]
+COLUMNS = ["dataset", "backbone", "form", "attention", "scheme", "connected", "seed", "accuracy", *COST]
+# Okabe & Ito: safe for colour-blind eyes
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 def collect(folders: Sequence[Path]) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def collect(folders: Sequence[Path]) -> pd.DataFrame:
     Raises:
         ValueError: if there is no finished retraining.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for top in folders:
         if not Path(top).exists():
             raise FileNotFoundError(f"there is no folder {top}")
@@ -32,44 +33,26 @@ def collect(folders: Sequence[Path]) -> pd.DataFrame:
             config, folder = read_json(file), file.parent
             if config.get("kind") != "retrain" or not (folder / "result.json").exists():
                 continue
-            result, task = read_json(folder / "result.json"), config["task"]
-            row = {"dataset": task["dataset"], "backbone": task["backbone"], "form": result["form"]}
-            row["attention"] = "none" if result["connected"] == 0 else task["attention"]
-            row |= {"scheme": result["scheme"], "connected": result["connected"], "seed": config["seed"]}
-            row["accuracy"] = result["test_accuracy"]
-            if (folder / "measure.json").exists():
-                cost = read_json(folder / "measure.json")
-                row |= {key: cost[key] for key in ("extra_parameters", "macs", "time_increment", "device")}
-            rows.append(row)
+            result = read_json(folder / "result.json")
+            cost = read_json(folder / "measure.json") if (folder / "measure.json").exists() else {}
+            row = config["task"] | cost | result | {"seed": config["seed"], "accuracy": result["test_accuracy"]}
+            rows.append(row if result["connected"] else row | {"attention": "none"})
     if not rows:
-        raise ValueError(
-            f"no finished retraining in {', '.join(map(str, folders)) or 'no folder'}; give the folders of `ean run` or"
-            " `ean retrain`, and let them finish"
-        )
-    frame = pd.DataFrame(rows)
-    for key in ("extra_parameters", "macs", "time_increment", "device"):
-        if key not in frame:
-            frame[key] = float("nan")
-    return frame.drop_duplicates([*GROUP, "scheme", "seed"])
+        given = ", ".join(map(str, folders)) or "no folder"
+        advice = "give the folders of `ean run` or `ean retrain`, and let them finish"
+        raise ValueError(f"no finished retraining in {given}; {advice}")
+    return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates([*GROUP, "scheme", "seed"])
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean, standard deviation (n - 1) and number of seeds of each form, in the order of the paper's tables."""
-    frame = frame.assign(_order=frame.form.map({form: i for i, form in enumerate(ORDER)}).fillna(len(ORDER)))
-    groups = frame.groupby(["dataset", "backbone", "attention", "_order", "form"], sort=True)
-    table = groups.agg(
-        schemes=("scheme", "nunique"),
-        scheme=("scheme", "first"),
-        connected=("connected", "mean"),
-        runs=("accuracy", "size"),
-        seeds=("seed", "nunique"),
-        accuracy=("accuracy", "mean"),
-        std=("accuracy", "std"),
-        extra_parameters=("extra_parameters", "mean"),
-        macs=("macs", "mean"),
-        time_increment=("time_increment", "median"),
-    )
-    return table.reset_index().drop(columns="_order")
+    ordered = pd.Categorical(frame.form, [*FORMS, *sorted(set(frame.form) - set(FORMS))])
+    groups = frame.assign(form=ordered).groupby(GROUP, observed=True)
+    table = groups[["connected", "accuracy", "extra_parameters", "macs"]].mean()
+    table["std"], table["time_increment"] = groups.accuracy.std(), groups.time_increment.median()
+    table["scheme"], table["schemes"] = groups.scheme.first(), groups.scheme.nunique()
+    table["runs"], table["seeds"] = groups.size(), groups.seed.nunique()
+    return table.reset_index().astype({"form": str})
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
@@ -78,26 +61,13 @@ def to_markdown(frame: pd.DataFrame) -> str:
     def show(value: float, template: str) -> str:
         return "–" if pd.isna(value) else template.format(value)
 
-    head = [
-        "data",
-        "network",
-        "attention",
-        "form",
-        "scheme",
-        "connected",
-        "accuracy, % (mean ± std)",
-        "runs (seeds)",
-    ]
+    head = ["data", "network", "attention", "form", "scheme", "connected", "accuracy, % (mean ± std)", "runs (seeds)"]
     lines = [[*head, "extra parameters", "MACs, M", "time increment, %"], ["---"] * 6 + ["---:"] * 5]
     for row in summarise(frame).itertuples():
         scheme = f"`{row.scheme}`" if row.schemes == 1 else f"{row.schemes} schemes"
         spread = "" if pd.isna(row.std) else f" ± {row.std:.2f}"
         cells = [row.dataset, row.backbone, row.attention, row.form, scheme, f"{row.connected:.3g}"]
-        cells += [
-            f"{row.accuracy:.2f}{spread}",
-            f"{row.runs} ({row.seeds})",
-            show(row.extra_parameters, "{:,.0f}"),
-        ]
+        cells += [f"{row.accuracy:.2f}{spread}", f"{row.runs} ({row.seeds})", show(row.extra_parameters, "{:,.0f}")]
         lines.append([*cells, show(row.macs / 1e6, "{:.2f}"), show(100 * row.time_increment, "{:.1f}")])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -110,31 +80,13 @@ def plot(frame: pd.DataFrame) -> bytes:
     timed = table.time_increment.notna().all()
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    markers = dict(zip(ORDER, "Xsov^P", strict=True))
-    colours = [
-        "#0072B2",
-        "#D55E00",
-        "#009E73",
-        "#CC79A7",
-        "#E69F00",
-        "#56B4E9",
-    ]  # Okabe & Ito: safe for colour-blind eyes
+    markers = dict(zip(FORMS, "Xsov^P", strict=True))
     attentions = list(dict.fromkeys(table.attention))
     for row in table.itertuples():
         x = 100 * row.time_increment if timed else row.connected
-        error = None if pd.isna(row.std) else row.std
-        colour = colours[attentions.index(row.attention) % len(colours)]
-        label = f"{row.attention} {row.form}"
-        axes.errorbar(
-            x,
-            row.accuracy,
-            error,
-            marker=markers.get(row.form, "D"),
-            color=colour,
-            ls="",
-            capsize=3,
-            label=label,
-        )
+        colour = COLOURS[attentions.index(row.attention) % len(COLOURS)]
+        style = {"marker": markers.get(row.form, "D"), "color": colour, "ls": "", "capsize": 3}
+        axes.errorbar(x, row.accuracy, row.std, label=f"{row.attention} {row.form}", **style)
     axes.set_xlabel("relative time increment (%)" if timed else "connected blocks")
     axes.set_ylabel("test accuracy (%), mean ± std")
     axes.legend(fontsize=7)

@@ -19,10 +19,9 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +32,23 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-PACKAGES = ("ean_lib", "torch", "torchvision", "accelerate", "numpy", "optuna")
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "optuna")
+Record = Mapping[str, Any]  # a JSON object
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment either the old or the new content is there, and nothing half written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def to_json(value: Any) -> str:
@@ -103,13 +101,7 @@ class Run:
         self._started = time.monotonic()
 
     @classmethod
-    def open(
-        cls,
-        path: Path | str,
-        config: Mapping[str, Any],
-        provenance: Mapping[str, Any] | None = None,
-        writer: bool = True,
-    ) -> Run:
+    def open(cls, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True) -> Run:
         """Create the folder for config, or go on in it.
 
         Args:
@@ -133,10 +125,8 @@ class Run:
             differences = _differences(read_json(config_file), config)
             begun = [name for name in ("checkpoint.pt", "metrics.jsonl", "result.json") if (path / name).exists()]
             if differences and begun:
-                raise ValueError(
-                    f"{path} holds a run of another configuration: {'; '.join(differences[:5])}."
-                    " Choose another --out, or delete the folder; nothing was changed"
-                )
+                what = f"{path} holds a run of another configuration: {'; '.join(differences[:5])}"
+                raise ValueError(f"{what}; choose another --out, or delete the folder; nothing was changed")
         elif path.is_dir() and any(p for p in path.iterdir() if not p.name.startswith(".")):
             raise ValueError(f"{path} holds files but no config.json, so it is no run folder; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
@@ -162,14 +152,14 @@ class Run:
     def result(self) -> Any:
         return read_json(self.path / "result.json")
 
-    def save_checkpoint(self, state: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> None:
+    def save_checkpoint(self, state: Mapping[str, Any], metrics: Iterable[Record]) -> None:
         """Write what is needed to go on, then the metrics so far."""
         if self._lock is None:
             return
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
-        self.write_metrics(metrics)
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in metrics))
         self._note_session()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
@@ -182,10 +172,7 @@ class Run:
         except Exception as error:  # torch raises many kinds for a broken file
             raise ValueError(f"{path} is no checkpoint ({error}); delete it to start this run anew") from None
 
-    def write_metrics(self, metrics: Iterable[Mapping[str, Any]]) -> None:
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in metrics))
-
-    def append_metric(self, record: Mapping[str, Any]) -> None:
+    def append_metric(self, record: Record) -> None:
         """Add one line; a line that a crash cut off is dropped by :meth:`read_metrics`."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -201,7 +188,7 @@ class Run:
             write_atomically(path, whole)
         return [json.loads(line) for line in whole.splitlines()]
 
-    def finish(self, result: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
+    def finish(self, result: Record, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the weights, then the result, which marks the run as finished; the checkpoint goes."""
         if self._lock is None:
             return
@@ -226,15 +213,29 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """Versions, device, threads, command and git commit: what a reader needs to judge or repeat a number."""
+    from ean_lib import __version__
+
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f"Z-{os.getpid()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"ean_lib": __version__} | {name: version(name) for name in PACKAGES},
         "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),
         "threads": torch.get_num_threads(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git": _git_commit(),
     }
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one. A `ValueError` says where there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        advice = "try 'cpu', or 'auto', which takes a GPU if there is one"
+        raise ValueError(f"there is no device {str(device)!r} here ({reason}): {advice}") from None
 
 
 def device_name(device: str) -> str:
@@ -249,20 +250,11 @@ def device_name(device: str) -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _git_commit() -> str | None:
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    options = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10, "check": True}
     try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        return subprocess.run(describe, **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

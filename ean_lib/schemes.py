@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from ean_lib.checks import check, check_number
+
 MAX_ENUMERATED_BLOCKS = 20  # 2^20 is about a million schemes
 
 
@@ -25,19 +27,14 @@ def _bit(value: Any, position: int) -> bool:
         value = value.tolist()
     if isinstance(value, Integral) and value in (0, 1):  # bools are integers too
         return bool(value)
-    raise ValueError(
-        f"Block {position} of a scheme must be 0, 1, False or True, but it is {short(value)} ({type(value).__name__})."
-    )
+    raise ValueError(f"block {position} of a scheme must be 0, 1, False or True, got {short(value)}")
 
 
 def _check_stages(stages: Any) -> tuple[int, ...]:
     counts = tuple(stages) if isinstance(stages, Sequence) and not isinstance(stages, str | bytes) else ()
-    if not counts or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in counts):
-        raise ValueError(
-            "`stages` must be the positive numbers of blocks of the stages, such as (3, 4, 6, 3), "
-            f"but it is {short(stages)}."
-        )
-    return tuple(int(n) for n in counts)
+    fine = len(counts) > 0 and all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in counts)
+    check("stages", stages, fine, "the positive numbers of blocks of the stages, such as (3, 4, 6, 3)")
+    return tuple(map(int, counts))
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,7 @@ class Scheme:
         stages = _check_stages(self.stages)
         bits = tuple(_bit(value, position) for position, value in enumerate(self.bits))
         if len(bits) != sum(stages):
-            raise ValueError(
-                f"A scheme for stages {stages} needs {sum(stages)} bits, one per block, but it has {len(bits)}."
-            )
+            raise ValueError(f"a scheme for stages {stages} needs {sum(stages)} bits, one per block, got {len(bits)}")
         object.__setattr__(self, "bits", bits)
         object.__setattr__(self, "stages", stages)
 
@@ -82,10 +77,8 @@ class Scheme:
         wanted = None if stages is None else _check_stages(stages)
         scheme = cls._read(value, wanted)
         if wanted is not None and scheme.stages != wanted:
-            raise ValueError(
-                f"The scheme {short(str(scheme))} is for stages of {scheme.stages} blocks, but stages of "
-                f'{wanted} blocks are expected: write one bit per block, such as "{cls.full(wanted)}".'
-            )
+            given = f"the scheme {short(str(scheme))} is for stages of {scheme.stages} blocks, but stages of {wanted}"
+            raise ValueError(f'{given} blocks are expected: write one bit per block, such as "{cls.full(wanted)}"')
         return scheme
 
     @classmethod
@@ -99,38 +92,29 @@ class Scheme:
                 try:
                     value = json.loads(text)
                 except (ValueError, RecursionError) as error:
-                    raise ValueError(f"The scheme {short(text)} looks like JSON but cannot be read: {error}.") from None
+                    raise ValueError(f"the scheme {short(text)} looks like JSON but cannot be read: {error}") from None
                 return cls._read(value, wanted)
             parts = text.split("-")
-            if set(text) - set("01-") or not all(parts):
-                raise ValueError(
-                    "A scheme is written with 0 and 1 and single dashes between stages, such as "
-                    f'"110-0011", but it is {short(text)}.'
-                )
+            written = all(parts) and set(text) <= set("01-")
+            check("a scheme", text, written, 'written with 0 and 1 and single dashes between stages, like "110-0011"')
             lengths = wanted if wanted and len(parts) == 1 else tuple(map(len, parts))
             return cls(tuple(character == "1" for character in "".join(parts)), lengths)
         if isinstance(value, Mapping):
             if "bits" not in value or not set(value) <= {"bits", "stages"}:
-                raise ValueError(
-                    'A scheme given as a mapping needs the key "bits" and may have "stages", but its keys '
-                    f"are {short(list(value))}."
-                )
+                keys = short(list(value))
+                raise ValueError(f'a scheme given as a mapping needs the key "bits" and may have "stages", got {keys}')
             own = value.get("stages")
             return cls._read(value["bits"], wanted) if own is None else cls.parse(value["bits"], own)
         if hasattr(value, "tolist"):  # tensors and numpy arrays
             value = value.tolist()
-        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
-            raise ValueError(
-                'A scheme must be a text such as "110-0011", a sequence of 0 and 1, one such sequence per '
-                f"stage, or JSON of these, but it is {short(value)} ({type(value).__name__})."
-            )
+        listed = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray)
+        forms = 'a text such as "110-0011", a sequence of 0 and 1, one such sequence per stage, or JSON of these'
+        check("a scheme", value, listed, forms)
         if value and all(isinstance(part, Sequence) and not isinstance(part, str) for part in value):
             return cls(tuple(bit for part in value for bit in part), tuple(map(len, value)))
         if wanted is None:
-            raise ValueError(
-                f"The flat scheme {short(value)} does not say where its stages end: give `stages`, such as "
-                '(3, 4), or write it as "110-0011" or [[1, 1, 0], [0, 0, 1, 1]].'
-            )
+            advice = 'give `stages`, such as (3, 4), or write it as "110-0011" or [[1, 1, 0], [0, 0, 1, 1]]'
+            raise ValueError(f"the flat scheme {short(value)} does not say where its stages end: {advice}")
         return cls(tuple(value), wanted)
 
     @classmethod
@@ -152,15 +136,11 @@ class Scheme:
         """
         stages = _check_stages(stages)
         blocks = sum(stages)
-        if not isinstance(generator, torch.Generator):
-            raise ValueError(f"`generator` must be a torch.Generator, but it is {short(generator)}.")
+        check("generator", generator, isinstance(generator, torch.Generator), "a torch.Generator")
         if connected is None:
             bits = torch.randint(2, (blocks,), generator=generator, device=generator.device)
-        elif type(connected) is not int or not 0 <= connected <= blocks:
-            raise ValueError(
-                f"`connected` must be an integer from 0 to {blocks}, the number of blocks, but it is {connected!r}."
-            )
         else:
+            check_number("connected", connected, high=blocks, whole=True)
             bits = torch.randperm(blocks, generator=generator, device=generator.device) < connected
         return cls(tuple(bits.tolist()), stages)
 
@@ -172,11 +152,8 @@ class Scheme:
             ValueError: above 20 blocks.
         """
         blocks = sum(_check_stages(stages))
-        if blocks > MAX_ENUMERATED_BLOCKS:
-            raise ValueError(
-                f"All schemes are listed for at most {MAX_ENUMERATED_BLOCKS} blocks, but stages "
-                f"{tuple(stages)} have {blocks}, that is 2^{blocks} schemes: draw some with `Scheme.random`."
-            )
+        limit = f"at most {MAX_ENUMERATED_BLOCKS} blocks where all schemes are listed; draw some with `Scheme.random`"
+        check("stages", tuple(stages), blocks <= MAX_ENUMERATED_BLOCKS, limit)
         return (cls(bits, tuple(stages)) for bits in itertools.product((False, True), repeat=blocks))
 
     @property

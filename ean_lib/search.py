@@ -19,18 +19,19 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tyro.conf import Suppress  # the command line gives one seed to all parts
 
-from ean_lib.controller import Controller, ControllerConfig, check_choice, check_number
-from ean_lib.runs import write_atomically
+from ean_lib.checks import check, check_choice, check_number
+from ean_lib.controller import Controller, ControllerConfig
 from ean_lib.schemes import Scheme
 
 Reward = Callable[[list[Scheme]], Sequence[float]]
+Progress = Callable[[dict[str, Any]], None]  # told of each step
 EXHAUSTIVE_LIMIT = 2**16  # schemes
 CHUNK = 64  # schemes asked at once where a method has many: the scorer shares work between them
 
@@ -58,14 +59,14 @@ class SearchConfig(ControllerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("method", self.method, tuple(METHODS))
+        check_choice("method", self.method, METHODS)
         for name in ("steps", "population", "tournament"):
-            check_number(name, getattr(self, name), low=1, integer=True)
+            check_number(name, getattr(self, name), low=1, whole=True)
         if self.budget is not None:
-            check_number("budget", self.budget, low=1, integer=True)
+            check_number("budget", self.budget, low=1, whole=True)
         check_number("lambda_val", self.lambda_val)
         check_number("lambda_spa", self.lambda_spa)
-        check_number("seed", self.seed, high=2**32 - 1, integer=True)
+        check_number("seed", self.seed, high=2**32 - 1, whole=True)
 
     @property
     def max_evaluations(self) -> int:
@@ -96,11 +97,8 @@ class SearchResult:
     @property
     def best_so_far(self) -> list[float]:
         """The best objective after each of the evaluations, percent."""
-        best, curve = -math.inf, []
-        for text, value in self.values.items():
-            best = max(best, self.config.objective(Scheme.parse(text), value))
-            curve.append(best)
-        return curve
+        objectives = (self.config.objective(Scheme.parse(text), value) for text, value in self.values.items())
+        return list(accumulate(objectives, max))
 
     def to_json(self) -> str:
         """JSON text that `from_json` reads back without loss."""
@@ -118,23 +116,13 @@ class SearchResult:
             scheme, config = Scheme.parse(fields["scheme"]), SearchConfig(**fields["config"])
             return cls(**fields | {"scheme": scheme, "config": config})
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"This is not the JSON of a search result: {type(error).__name__}: {error}") from error
-
-    def save(self, path: str | Path) -> None:
-        """Write the result as a JSON file, atomically."""
-        write_atomically(Path(path), self.to_json() + "\n")
+            raise ValueError(f"this is not the JSON of a search result: {type(error).__name__}: {error}") from error
 
 
 class Evaluations:
     """The reward's values, bought once each, and the record of the steps that bought them."""
 
-    def __init__(
-        self,
-        reward: Reward,
-        stages: Sequence[int],
-        config: SearchConfig,
-        progress: Callable[[dict], None] | None,
-    ) -> None:
+    def __init__(self, reward: Reward, stages: Sequence[int], config: SearchConfig, progress: Progress | None) -> None:
         self.reward, self.config, self.progress = reward, config, progress
         self.stages, self.blocks = tuple(stages), sum(stages)
         self.values: dict[Scheme, float] = {}
@@ -205,9 +193,7 @@ class Evaluations:
 
 def flip(scheme: Scheme, block: int) -> Scheme:
     """The scheme with one bit changed."""
-    bits = list(scheme.bits)
-    bits[block] = not bits[block]
-    return Scheme(tuple(bits), scheme.stages)
+    return Scheme(tuple(not bit if i == block else bit for i, bit in enumerate(scheme.bits)), scheme.stages)
 
 
 def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
@@ -217,15 +203,12 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
         ValueError: if a value is missing, too many, not a number, or not finite.
     """
     values = values.tolist() if hasattr(values, "tolist") else values
-    listed = isinstance(values, Sequence) and not isinstance(values, str)
-    if not listed or len(values) != len(schemes):
-        got = f"{len(values)} values" if listed else repr(values)
-        names = ", ".join(map(str, schemes[:3])) + (", …" if len(schemes) > 3 else "")
-        raise ValueError(f"The reward must return one number per scheme: {len(schemes)} for {names}; it gave {got}.")
+    fits = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == len(schemes)
+    check("the reward's answer", values, fits, f"one number per scheme, {len(schemes)} in all")
     numbers = [value.item() if hasattr(value, "item") else value for value in values]
     for scheme, value in zip(schemes, numbers, strict=True):
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise ValueError(f"The reward of scheme {scheme} must be a finite number, but it is {value!r}.")
+        finite = isinstance(value, Real) and math.isfinite(value)
+        check(f"the reward of scheme {scheme}", value, finite, "a finite number")
     return [float(value) for value in numbers]
 
 
@@ -337,10 +320,9 @@ def exhaustive(found: Evaluations, generator: torch.Generator) -> None:
     """
     total, limit = 2**found.blocks, min(EXHAUSTIVE_LIMIT, found.config.max_evaluations)
     if total > limit:
-        raise ValueError(
-            f"Stages {found.stages} have 2^{found.blocks} = {total} schemes, but an exhaustive search may "
-            f"evaluate {limit}: choose another method" + (f", or budget={total}." if total <= EXHAUSTIVE_LIMIT else ".")
-        )
+        advice = "choose another method" + (f", or budget={total}" if total <= EXHAUSTIVE_LIMIT else "")
+        many = f"stages {found.stages} have 2^{found.blocks} = {total} schemes"
+        raise ValueError(f"{many}, but an exhaustive search may evaluate {limit}: {advice}")
     schemes = list(Scheme.all_of(found.stages))
     for start in range(0, total, CHUNK):
         found.try_all(schemes[start : start + CHUNK])
@@ -357,10 +339,7 @@ METHODS: dict[str, Callable[[Evaluations, torch.Generator], Scheme | None]] = {
 
 
 def search(
-    reward: Reward,
-    stages: Sequence[int],
-    config: SearchConfig,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    reward: Reward, stages: Sequence[int], config: SearchConfig, progress: Progress | None = None
 ) -> SearchResult:
     """Find the connection scheme with the highest objective.
 

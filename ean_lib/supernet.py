@@ -6,20 +6,19 @@ so schemes with the same first d bits share that work, and the branch f(x) is co
 All 2^9 schemes of ResNet-20 cost 511 block evaluations instead of 4,608.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ean_lib.checks import check
 from ean_lib.data import Data, Split
 from ean_lib.networks import AttentionResNet, State, connect
+from ean_lib.runs import find_device
 from ean_lib.schemes import Scheme
 
-T = TypeVar("T")
 Sampler = Callable[[tuple[int, ...], torch.Generator], list[Scheme]]
 
 
@@ -68,9 +67,8 @@ class Scorer:
         device: str = "auto",
         known: dict[Scheme, float] | None = None,
     ) -> None:
-        if recalibrate is not None and recalibrate < 2:
-            raise ValueError(f"recalibrate must be None or at least 2 training images, got {recalibrate}")
-        self.device = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+        check("recalibrate", recalibrate, recalibrate is None or recalibrate >= 2, "None or at least 2 training images")
+        self.device = find_device(device)
         self.net = copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.split: Split = data.val
         self.batch_size = batch_size
@@ -152,8 +150,8 @@ class PrefixWalk:
                 yield from self._descend(torch.relu(shortcut + attended), after, (*prefix, bit), low, high)
 
     def _with_own_statistics(
-        self, norms: list[nn.BatchNorm2d], prefix: tuple[bool, ...] | None, compute: Callable[[], T]
-    ) -> T:
+        self, norms: list[nn.BatchNorm2d], prefix: tuple[bool, ...] | None, compute: Callable[[], Any]
+    ) -> Any:
         """Compute with the statistics of this prefix: taken from the batch while calibrating, then from the record."""
         if self.calibrating:
             for norm in norms:

@@ -7,10 +7,9 @@ Several processes (``accelerate launch``) see together the images, augmentations
 Everything random comes from one CPU generator whose state is in the checkpoint: a killed run goes on to the same bits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +20,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import Suppress  # the command line gives one seed to all parts
 
+from ean_lib.checks import check
 from ean_lib.data import Data, Split
 from ean_lib.networks import AttentionResNet
-from ean_lib.runs import Run
+from ean_lib.runs import Run, find_device
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import SAMPLERS
 
@@ -70,24 +70,19 @@ class TrainConfig:
     """Of the order of images, augmentations and sampled schemes."""
 
     def __post_init__(self) -> None:
-        checks: list[tuple[str, bool, str]] = [
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm needs two images)"),
-            ("lr", 0 < self.lr < math.inf, "positive and finite"),
-            ("milestones", all(0 < m < 1 for m in self.milestones), "fractions between 0 and 1"),
-            ("gamma", 0 < self.gamma <= 1, "in (0, 1]"),
-            ("momentum", 0 < self.momentum < 1, "between 0 and 1 (Nesterov needs some)"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "zero or positive"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
-            ("schedule", self.schedule in ("one_cycle", "step"), "'one_cycle' or 'step'"),
-            ("sampler", self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
-            ("warmup", 0 <= self.warmup < 1, "a fraction in [0, 1)"),
-            ("precision", self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'"),
-            ("seed", self.seed >= 0, "zero or positive"),
-        ]
-        for name, fine, expected in checks:
-            if not fine:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+        check("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        check("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (BatchNorm needs two images)")
+        check("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
+        check("milestones", self.milestones, all(0 < m < 1 for m in self.milestones), "fractions between 0 and 1")
+        check("gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
+        check("momentum", self.momentum, 0 < self.momentum < 1, "between 0 and 1 (Nesterov needs some)")
+        check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or positive")
+        check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        check("schedule", self.schedule, self.schedule in ("one_cycle", "step"), "'one_cycle' or 'step'")
+        check("sampler", self.sampler, self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}")
+        check("warmup", self.warmup, 0 <= self.warmup < 1, "a fraction in [0, 1)")
+        check("precision", self.precision, self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'")
+        check("seed", self.seed, self.seed >= 0, "zero or positive")
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
@@ -131,13 +126,13 @@ def train(
         ValueError: if there are fewer training images than one batch holds.
     """
     accelerator = Accelerator(cpu=device == "cpu")
-    world, rank = accelerator.num_processes, accelerator.process_index
+    world = accelerator.num_processes
+    place = {"device": accelerator.device, "rank": accelerator.process_index, "world": world}
+    augment = data.augment if config.augment else ()
     split = data.train if split is None else split
-    if len(split) < config.batch_size or config.batch_size % world:
-        raise ValueError(
-            f"batch_size {config.batch_size} does not fit: there are {len(split)} training images, {world} processes;"
-            " choose a batch_size that the number of processes divides and that is at most the number of images"
-        )
+    fits = config.batch_size <= len(split) and config.batch_size % world == 0
+    limits = f"at most {len(split)}, the number of training images, and a multiple of {world}, the number of processes"
+    check("batch_size", config.batch_size, fits, limits)
     steps_per_epoch = len(split) // config.batch_size
     total = steps_per_epoch * config.epochs
     generator = torch.Generator().manual_seed(config.seed)
@@ -145,13 +140,8 @@ def train(
     net.to(accelerator.device, memory_format=torch.channels_last).train()
     if config.sync_batchnorm and world > 1:
         synchronise_batchnorm(net)
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=True,
-        fused=True,
+    optimizer = torch.optim.SGD(  # its learning rate is set at each step
+        net.parameters(), momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
     )
     history: list[dict[str, float]] = []
     if run is not None and (saved := run.load_checkpoint()) is not None:
@@ -167,26 +157,16 @@ def train(
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     hidden = not (progress and accelerator.is_main_process)
-    with (
-        cudnn,
-        tqdm(total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False) as bar,
-    ):
+    bar = tqdm(total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False)
+    with cudnn, bar:
         for epoch in range(len(history), config.epochs):
             meter = _Meter(accelerator, first_step=epoch * steps_per_epoch)
-            batches = split.batches(
-                config.batch_size,
-                device=accelerator.device,
-                generator=generator,
-                augment=data.augment if config.augment else (),
-                drop_last=True,
-                rank=rank,
-                world=world,
-            )
+            batches = split.batches(config.batch_size, generator=generator, augment=augment, drop_last=True, **place)
             for step, (x, y) in enumerate(batches, start=epoch * steps_per_epoch):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, total, config)
                 optimizer.zero_grad(set_to_none=False)
-                schemes = draw(step)
+                schemes, parts = draw(step), []
                 for k, choice in enumerate(schemes):
                     # Every k-th image: each process then gives a scheme the images that one process would give it.
                     images, labels = x[k :: len(schemes)], y[k :: len(schemes)]
@@ -195,14 +175,13 @@ def train(
                         scores = model(images, gate)
                         loss = F.cross_entropy(scores.float(), labels, label_smoothing=config.label_smoothing)
                     share = len(labels) / len(y)
-                    if k + 1 < len(schemes):
-                        with accelerator.no_sync(model):
-                            accelerator.backward(loss * share)
-                    else:
+                    with accelerator.no_sync(model) if k + 1 < len(schemes) else nullcontext():
                         accelerator.backward(loss * share)
-                    meter.add(loss.detach() * share, (scores.argmax(1) == labels).sum(), len(labels))
+                    correct = (scores.argmax(1) == labels).sum()
+                    parts.append(torch.stack([loss.detach() * share, correct, correct.new_tensor(len(labels))]))
+                meter.pending.append(torch.stack(parts).sum(0))
                 if (step + 1) % CHECK_EVERY == 0 or (step + 1) % steps_per_epoch == 0:
-                    meter.check(len(schemes))
+                    meter.check()
                     bar.set_postfix(epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%")
                 optimizer.step()
                 bar.update()
@@ -221,8 +200,7 @@ def _schemes_of_a_step(
 ) -> Callable[[int], list[Scheme]]:
     if isinstance(scheme, Scheme):
         return lambda step: [scheme]
-    if scheme != "random":
-        raise ValueError(f"scheme must be a Scheme or 'random' (train a supernet), got {scheme!r}")
+    check("scheme", scheme, scheme == "random", "a Scheme or 'random' (train a supernet)")
     if any(module is None for _, _, module in net.connections()):
         raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
     full, sampler = Scheme.full(net.stages), SAMPLERS[config.sampler]
@@ -240,15 +218,12 @@ class _Meter:
 
     def __init__(self, accelerator: Accelerator, first_step: int) -> None:
         self.accelerator, self.checked = accelerator, first_step
-        self.pending: list[Tensor] = []
+        self.pending: list[Tensor] = []  # (loss, correct, count) of each step
         self.loss_sum = self.correct = self.count = self.steps = 0.0
 
-    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
-        self.pending.append(torch.stack([loss.float(), correct.float(), correct.new_tensor(count).float()]))
-
-    def check(self, parts: int) -> None:
+    def check(self) -> None:
         """Take in what is pending; raise if a step's loss is not finite."""
-        rows = self.accelerator.reduce(torch.stack(self.pending), "sum").cpu().unflatten(0, (-1, parts)).sum(1)
+        rows = self.accelerator.reduce(torch.stack(self.pending), "sum").cpu()
         self.pending.clear()
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
@@ -274,16 +249,10 @@ class _Meter:
 
 @torch.no_grad()
 def evaluate(
-    net: AttentionResNet,
-    split: Split,
-    scheme: Scheme | None = None,
-    *,
-    batch_size: int = 500,
-    device: str = "auto",
+    net: AttentionResNet, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
 ) -> float:
     """Accuracy (%) of net on a split, in eval mode; the network's training flag is put back."""
-    target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
-    was_training = net.training
+    target, was_training = find_device(device), net.training
     net.to(target, memory_format=torch.channels_last).eval()
     try:
         hits = [(net(x, scheme).argmax(1) == y).sum() for x, y in split.batches(batch_size, device=target)]

@@ -62,8 +62,7 @@ def page(chromium) -> Iterator:
     tab = context.new_page()
     tab.outside, tab.problems = [], []
     tab.on(
-        "request",
-        lambda r: tab.outside.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None,
+        "request", lambda r: tab.outside.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None
     )
     tab.on("console", lambda m: tab.problems.append(m.text) if m.type == "error" else None)
     tab.on("pageerror", lambda e: tab.problems.append(str(e)))

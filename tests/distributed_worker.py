@@ -17,11 +17,7 @@ from ean_lib.training import TrainConfig, train
 def main() -> None:
     case, out = sys.argv[1], Path(sys.argv[2])
     config = TrainConfig(
-        epochs=1,
-        batch_size=20,
-        lr=0.01,
-        sync_batchnorm=True,
-        sampler=case if case == "complementary" else "uniform",
+        epochs=1, batch_size=20, lr=0.01, sync_batchnorm=True, sampler=case if case == "complementary" else "uniform"
     )
     scheme = {"fixed": Scheme.parse("10-01-1"), "none": Scheme.none(STAGES)}.get(case, "random")
     net, first = tiny_net("dia").double(), {}

@@ -117,9 +117,7 @@ def test_an_off_block_leaves_dia_memory_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_a_tensor_gate_gives_every_parameter_a_gradient_and_the_static_scheme_the_same_one(
-    attention: str,
-) -> None:
+def test_a_tensor_gate_gives_every_parameter_a_gradient_and_the_static_scheme_the_same_one(attention: str) -> None:
     scheme = Scheme.parse("10-0-01")
     gated, static = small(attention).train(), small(attention).train()
     gated(images(), scheme.as_tensor()).square().sum().backward()
@@ -184,12 +182,12 @@ def test_half_precision_networks_run_and_stay_near_single_precision(attention: s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet21",), "unknown backbone 'resnet21'; did you mean"),
+        (("resnet21",), "unknown backbone 'resnet21'. Did you mean"),
         (("resnet20", "see"), "see"),
         (("resnet20", "se", "block"), "share must be 'stage'"),
         (("resnet20", "se", "stage", "110"), "(3, 3, 3)"),
         (("resnet20", None, "stage", "111-000-000"), "attention is None"),
-        (("resnet20", "se", "stage", None, 0), "num_classes must be a positive whole number, got 0"),
+        (("resnet20", "se", "stage", None, 0), "num_classes must be a whole number of at least 1, got 0"),
     ],
 )
 def test_building_from_bad_input_says_what_was_expected(arguments: tuple, message: str) -> None:
@@ -206,7 +204,7 @@ def test_sizes_that_make_no_network_are_named(options: dict) -> None:
 
 def test_images_of_the_wrong_shape_and_schemes_without_module_are_named() -> None:
     net = small("se").prune("10-0-00")
-    with pytest.raises(ValueError, match=r"expects images of shape \(batch, 3, height, width\), but got \(3, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"the images' shape must be \(batch, 3, height, width\).* got \(3, 16, 16\)"):
         net(images()[0])
     with pytest.raises(ValueError, match="connects block 0 of stage 2, but the network has no attention module there"):
         net(images(), Scheme.full(STAGES))

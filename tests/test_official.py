@@ -182,8 +182,7 @@ def test_the_published_schemes_are_those_of_the_official_code():
 
 
 @pytest.mark.parametrize(
-    "name, hint",
-    [("SGE", "Did you mean 'sge'"), ("sea", "Did you mean 'se'"), (None, "Known are: sge, dia, se")],
+    "name, hint", [("SGE", "Did you mean 'sge'"), ("sea", "Did you mean 'se'"), (None, "Known are: sge, dia, se")]
 )
 def test_an_unpublished_name_says_which_there_are(name, hint):
     with pytest.raises(ValueError, match=f"published nothing for the attention module {name!r}.*{hint}"):
@@ -210,31 +209,25 @@ def without(key):
 BAD = {
     "truncated": (
         lambda weights: dict(list(weights.items())[:100]),
-        r"keys are missing \(.*, \.\.\.\)\. The file may be truncated",
+        r"missing \(.*, \.\.\.\); the file may be truncated",
     ),
     "one bias missing": (
         without("layer3.ModuleList.4.conv2.bias"),
-        r"1 keys are missing \(layer3\.ModuleList\.4\.conv2\.bias\)",
+        r"1 missing \(layer3\.ModuleList\.4\.conv2\.bias\)",
     ),
-    "no head": (without("last_linear.weight"), r"1 keys are missing \(last_linear\.weight\)"),
-    "one more": (
-        lambda weights: {**weights, "layer5.weight": torch.zeros(1)},
-        r"1 keys are not expected \(layer5\.weight\)",
-    ),
+    "no head": (without("last_linear.weight"), r"1 missing \(last_linear\.weight\)"),
+    "one more": (lambda weights: {**weights, "layer5.weight": torch.zeros(1)}, r"1 unknown \(layer5\.weight\)"),
     "other width": (
         lambda weights: {**weights, "conv1.weight": torch.zeros(32, 3, 7, 7)},
-        r"1 tensors have another shape \(conv1\.weight is \(32, 3, 7, 7\), expected \(64, 3, 7, 7\)\)",
+        r"1 of another shape \(conv1\.weight is \(32, 3, 7, 7\), expected \(64, 3, 7, 7\)\)",
     ),
     "no tensor": (
         lambda weights: {**weights, "bn1.weight": 3},
-        r"1 tensors have another shape \(bn1\.weight is \(\), expected \(64,\)\)",
+        r"1 of another shape \(bn1\.weight is \(\), expected \(64,\)\)",
     ),
-    "foreign": (
-        lambda weights: {"encoder.weight": torch.zeros(1)},
-        "keys are missing .* 1 keys are not expected",
-    ),
-    "empty": (lambda weights: {}, "keys are missing"),
-    "a list": (lambda weights: list(weights), "must be a mapping from names to tensors, but it is a list"),
+    "foreign": (lambda weights: {"encoder.weight": torch.zeros(1)}, "missing .* 1 unknown"),
+    "empty": (lambda weights: {}, " missing "),
+    "a list": (lambda weights: list(weights), r"must be a mapping from names to tensors, .* got \['conv1\.weight"),
 }
 
 
@@ -246,7 +239,7 @@ def test_a_checkpoint_that_does_not_fit_says_where(se_weights, change, message):
 
 
 def test_a_checkpoint_of_another_attention_says_of_which(se_weights):
-    with pytest.raises(ValueError, match=r"with attention 'dia', .* It looks like one with attention 'se'\."):
+    with pytest.raises(ValueError, match=r"with attention 'dia', .* it looks like one with attention 'se'"):
         load_official(se_weights, "dia")
 
 
@@ -298,5 +291,5 @@ def test_a_broken_file_says_what_is_wrong(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["none.pth", "none.safetensors"])
 def test_a_file_that_is_not_there_says_so(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=f"there is no .*{name}|There is no .*{name}"):
+    with pytest.raises(FileNotFoundError, match=f"there is no .*{name}"):
         read_checkpoint(tmp_path / name)

@@ -6,16 +6,20 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 TASK = ["--subset", "256", "--blocks", "1", "1", "--width", "8", "--no-progress", "--device", "cpu"]
 CONTEXT = multiprocessing.get_context("forkserver")
 # With everything imported before the fork a child starts at once, so that the kills fall into the work.
 CONTEXT.set_forkserver_preload(["ean_lib.cli", "ean_lib.data.cued_shapes", "torch._dynamo"])
 KILLS = 10
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def work(arguments: list[str]) -> None:
@@ -81,3 +85,30 @@ def test_killed_at_random_moments_every_command_ends_with_the_same_bits(tmp_path
         for end in run_with_kills([*command, str(killed)], killed, seconds, moments):
             assert end == outcome(whole)
         assert {"config.json", "result.json", "metrics.jsonl"} <= set(outcome(whole))
+
+
+@pytest.mark.slow
+def test_retrainings_at_a_time_give_the_bits_of_one_after_another_also_when_killed(tmp_path):
+    """Two workers of one thread each; they die with their parent, and the next call goes on."""
+    forms = ["--seeds", "0", "--scheme", "full", "--forms", "backbone", "share-full"]
+    forms += [*TASK, "--retrain.epochs", "3", "--retrain.batch-size", "32"]
+
+    def command(out: Path, threads: int) -> subprocess.Popen:
+        words = [sys.executable, "-m", "ean_lib.cli", "run", *forms, "--out", str(out)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, cwd=ROOT, **quiet)
+
+    assert command(tmp_path / "one", threads=1).wait() == 0
+    killed = command(tmp_path / "two", threads=2)
+    while not list((tmp_path / "two").rglob("checkpoint.pt")):
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    for lock in (tmp_path / "two").rglob(".lock"):
+        with FileLock(lock, timeout=30):  # the worker that held it is gone
+            pass
+    assert command(tmp_path / "two", threads=2).wait() == 0
+    for name in ("backbone", "share-full"):
+        one, two = (tmp_path / folder / "seed-0" / name / "weights.safetensors" for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()

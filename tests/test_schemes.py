@@ -77,7 +77,7 @@ def test_all_of_lists_every_scheme_once_in_lexicographic_order():
 
 def test_all_of_refuses_more_than_20_blocks_when_called():
     Scheme.all_of((20,))
-    with pytest.raises(ValueError, match=r"at most 20 blocks, but stages \(10, 11\) have 21"):
+    with pytest.raises(ValueError, match=r"at most 20 blocks .* got \(10, 11\)"):
         Scheme.all_of((10, 11))
 
 
@@ -107,41 +107,41 @@ def test_a_scheme_cannot_be_changed():
 
 
 BAD = {
-    "letters": ("11x-0011", (3, 4), "written with 0 and 1 and single dashes .* but it is \"?'11x-0011"),
+    "letters": ("11x-0011", (3, 4), "written with 0 and 1 and single dashes .* got '11x-0011"),
     "empty text": ("", None, "written with 0 and 1"),
     "blank text": ("  ", (3,), "written with 0 and 1"),
     "double dash": ("11--00", None, "single dashes"),
     "outer dash": ("11-00-", None, "single dashes"),
     "other digits": ("١١-٠٠", None, "written with 0 and 1"),
     "wrong stage lengths": ("1100-011", (3, 4), r"for stages of \(4, 3\) blocks, but stages of \(3, 4\)"),
-    "too few stages": ("110", (3, 4), r"stages \(3, 4\) needs 7 bits, one per block, but it has 3"),
-    "too many bits": ([1] * 8, (3, 4), "needs 7 bits, one per block, but it has 8"),
+    "too few stages": ("110", (3, 4), r"stages \(3, 4\) needs 7 bits, one per block, got 3"),
+    "too many bits": ([1] * 8, (3, 4), "needs 7 bits, one per block, got 8"),
     "flat without stages": ([1, 0, 1], None, "does not say where its stages end: give `stages`"),
     "empty list": ([], None, "does not say where its stages end"),
-    "empty stage": ([[1, 0], []], None, r"positive numbers of blocks of the stages, .* but it is \(2, 0\)"),
-    "mixed nesting": ([[1, 0], 1], (2, 1), r"Block 0 of a scheme must be 0, 1, False or True"),
+    "empty stage": ([[1, 0], []], None, r"positive numbers of blocks of the stages, .* got \(2, 0\)"),
+    "mixed nesting": ([[1, 0], 1], (2, 1), r"block 0 of a scheme must be 0, 1, False or True"),
     "per-stage lengths": ([[1, 0], [1]], (1, 2), r"for stages of \(2, 1\) blocks"),
-    "a two": ([0, 2, 1], (3,), r"Block 1 of a scheme must be 0, 1, False or True, but it is 2 \(int\)"),
-    "floats": ([0.0, 1.0], (2,), r"Block 0 .* but it is 0.0 \(float\)"),
-    "float tensor": (torch.rand(3), (3,), r"Block 0 .* \(float\)"),
-    "texts in a list": (["1", "0"], (2,), r"Block 0 .* '1' \(str\)"),
-    "None": (None, (2,), r"A scheme must be a text .* but it is None \(NoneType\)"),
-    "a number": (110, (3,), r"but it is 110 \(int\)"),
-    "bytes": (b"110", (3,), r"but it is b'110' \(bytes\)"),
-    "a set": ({0, 1}, (2,), r"\(set\)"),
-    "0-d tensor": (torch.tensor(True), (1,), r"but it is True \(bool\)"),
+    "a two": ([0, 2, 1], (3,), r"block 1 of a scheme must be 0, 1, False or True, got 2"),
+    "floats": ([0.0, 1.0], (2,), r"block 0 .* got 0\.0"),
+    "float tensor": (torch.rand(3), (3,), r"block 0 .* got 0\.\d"),
+    "texts in a list": (["1", "0"], (2,), r"block 0 .* got '1'"),
+    "None": (None, (2,), r"a scheme must be a text .* got None"),
+    "a number": (110, (3,), r"a scheme must be a text .* got 110"),
+    "bytes": (b"110", (3,), r"got b'110'"),
+    "a set": ({0, 1}, (2,), r"got \{0, 1\}"),
+    "0-d tensor": (torch.tensor(True), (1,), r"a scheme must be a text .* got True"),
     "broken JSON": ('{"bits": "110"', None, "looks like JSON but cannot be read"),
     "deep JSON": ("[" * 100_000, None, "looks like JSON but cannot be read"),
-    "JSON without bits": ('{"scheme": "110"}', None, r'needs the key "bits" .* its keys are \[\'scheme\'\]'),
+    "JSON without bits": ('{"scheme": "110"}', None, r'needs the key "bits" .* got \[\'scheme\'\]'),
     "extra keys": ({"bits": "110", "note": 1}, None, 'may have "stages"'),
     "two stage claims": ({"bits": [1, 0, 1], "stages": [1, 2]}, (2, 1), r"for stages of \(1, 2\) blocks"),
     "scheme of another network": (Scheme.full((3,)), (2, 1), r"for stages of \(3,\) blocks, .* \"11-1\""),
-    "stages a number": ("110", 3, r"`stages` must be the positive numbers .* but it is 3"),
-    "stages empty": ("110", (), r"`stages` must be .* but it is \(\)"),
-    "stages zero": ("110", (3, 0), r"`stages` must be"),
-    "stages a text": ("110", "3", r"`stages` must be"),
-    "stages floats": ("110", (1.5, 1.5), r"`stages` must be"),
-    "stages bools": ("11", (True, True), r"`stages` must be"),
+    "stages a number": ("110", 3, r"stages must be the positive numbers .* got 3"),
+    "stages empty": ("110", (), r"stages must be .* got \(\)"),
+    "stages zero": ("110", (3, 0), "stages must be"),
+    "stages a text": ("110", "3", "stages must be"),
+    "stages floats": ("110", (1.5, 1.5), "stages must be"),
+    "stages bools": ("11", (True, True), "stages must be"),
 }
 
 
@@ -160,10 +160,10 @@ def test_any_other_input_is_a_scheme_or_a_value_error(value):
 
 @pytest.mark.parametrize("connected", [-1, 4, 1.0, True, "2"])
 def test_random_refuses_a_count_that_does_not_fit(connected):
-    with pytest.raises(ValueError, match="`connected` must be an integer from 0 to 3"):
+    with pytest.raises(ValueError, match=r"connected must be a whole number in 0\.\.3"):
         Scheme.random((1, 2), torch.Generator(), connected=connected)
 
 
 def test_random_refuses_a_seed_in_place_of_a_generator():
-    with pytest.raises(ValueError, match=r"must be a torch\.Generator, but it is 0"):
+    with pytest.raises(ValueError, match=r"must be a torch\.Generator, got 0"):
         Scheme.random((1, 2), 0)

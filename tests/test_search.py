@@ -134,11 +134,7 @@ def test_budget_is_steps_times_samples_unless_said():
     assert SearchConfig(budget=7).max_evaluations == 7
 
 
-@given(
-    value=st.floats(0, 100),
-    gain=st.floats(0.01, 100),
-    bits=st.lists(st.booleans(), min_size=6, max_size=6),
-)
+@given(value=st.floats(0, 100), gain=st.floats(0.01, 100), bits=st.lists(st.booleans(), min_size=6, max_size=6))
 def test_objective_grows_with_the_value_and_with_every_block_left_out(value, gain, bits):
     config, scheme = SearchConfig(), Scheme(tuple(bits), STAGES)
     assert config.objective(scheme, value + gain) > config.objective(scheme, value)
@@ -173,14 +169,9 @@ def test_constant_reward_is_reported_and_leaves_only_sparsity(method, mode):
     assert search(Additive(0, 4), (2, 2), silent).objective == 0
 
 
-def test_result_survives_json_and_disk(tmp_path):
+def test_result_survives_json():
     result = search(Additive(0), STAGES, SearchConfig(steps=15, stack_samples=False))
     assert SearchResult.from_json(result.to_json()) == result
-    path = tmp_path / "search.json"
-    path.write_text("old")
-    result.save(path)
-    assert SearchResult.from_json(path.read_text()) == result
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"scheme": "1"}', '{"scheme": "1", "config": {"x": 1}}'])
@@ -192,16 +183,13 @@ def test_text_that_is_no_result_is_refused(text):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda n: [1.0] * (n - 1), "one number per scheme: 3 for .*; it gave 2 values"),
-        (lambda n: 90.0, "one number per scheme: 3 for .*; it gave 90.0"),
-        (lambda n: None, "one number per scheme: 3 for .*; it gave None"),
-        (lambda n: "123", "one number per scheme: 3 for .*; it gave '123'"),
-        (
-            lambda n: [1.0] * (n - 1) + [math.nan],
-            "reward of scheme [01]{2}-[01]{4} must be a finite number, .*nan",
-        ),
+        (lambda n: [1.0] * (n - 1), r"one number per scheme, 3 in all, got \[1\.0, 1\.0\]"),
+        (lambda n: 90.0, r"one number per scheme, 3 in all, got 90\.0"),
+        (lambda n: None, "one number per scheme, 3 in all, got None"),
+        (lambda n: "123", "one number per scheme, 3 in all, got '123'"),
+        (lambda n: [1.0] * (n - 1) + [math.nan], "reward of scheme [01]{2}-[01]{4} must be a finite number, .*nan"),
         (lambda n: [math.inf] * n, "reward of scheme [01]{2}-[01]{4} must be a finite number, .*inf"),
-        (lambda n: ["90"] * n, "reward of scheme [01]{2}-[01]{4} must be a finite number, but it is '90'"),
+        (lambda n: ["90"] * n, "reward of scheme [01]{2}-[01]{4} must be a finite number, got '90'"),
         (lambda n: torch.ones(n, 2), "reward of scheme [01]{2}-[01]{4} must be a finite number"),
     ],
 )
@@ -220,13 +208,13 @@ def test_arrays_and_tensors_are_numbers_too(convert):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "reinforced"}, "Did you mean 'reinforce'?"),
-        ({"budget": 0}, "budget must be an integer of at least 1, not 0."),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"method": "reinforced"}, "Did you mean 'reinforce'"),
+        ({"budget": 0}, "budget must be a whole number of at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1"),
         ({"lambda_val": -1.0}, "lambda_val must be a finite number of at least 0"),
         ({"lambda_spa": math.nan}, "lambda_spa must be a finite number"),
-        ({"seed": -1}, "seed must be an integer of at least 0"),
-        ({"population": 1.5}, "population must be an integer"),
+        ({"seed": -1}, "seed must be a whole number in 0..4294967295, got -1"),
+        ({"population": 1.5}, "population must be a whole number"),
         ({"mode": "corected"}, "Did you mean 'corrected'?"),
     ],
 )
@@ -239,7 +227,7 @@ def test_bad_options_are_named(options, message):
 def test_exhaustive_search_beyond_budget_or_reason_is_refused():
     with pytest.raises(ValueError, match=r"2\^16 = 65536 schemes, .* evaluate 900.*budget=65536"):
         search(Additive(0, 16), (3, 4, 6, 3), SearchConfig(method="exhaustive"))
-    with pytest.raises(ValueError, match=r"evaluate 65536: choose another method\."):
+    with pytest.raises(ValueError, match=r"evaluate 65536: choose another method$"):
         search(Additive(0, 17), (17,), SearchConfig(method="exhaustive", budget=2**20))
 
 

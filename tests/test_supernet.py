@@ -62,9 +62,7 @@ def test_recalibrated_scores_do_not_depend_on_what_is_asked_together() -> None:
     assert [alone([scheme])[0] for scheme in reversed(schemes)] == together[::-1]
 
 
-def test_all_schemes_of_m_blocks_cost_two_to_the_m_minus_one_block_evaluations(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_all_schemes_of_m_blocks_cost_two_to_the_m_minus_one_block_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     branch = Block.branch
     monkeypatch.setattr(Block, "branch", lambda self, x: calls.append(len(x)) or branch(self, x))

@@ -3,7 +3,9 @@
     python tools/execute_book.py --into _build/executed PRESET=full DATASET=cifar10
     python tools/execute_book.py --in-place book/00_ten_minutes.ipynb
 
-A parameter with an empty value keeps the chapter's own. Without chapters all are executed, ordered by name.
+A parameter with an empty value keeps the chapter's own. Without chapters all are executed, ordered by name, each in an
+empty working directory, because a chapter runs alone from wherever it is. How long each took, and on what, is written
+into the book's status page.
 """
 
 from __future__ import annotations
@@ -12,14 +14,18 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import nbformat
 import papermill
 
+from ean_lib.runs import environment
+
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
+BEGIN, END = "% run times: written by tools/execute_book.py", "% end of the run times"
 
 
 def parse_parameters(words: list[str]) -> dict[str, str | int]:
@@ -32,6 +38,7 @@ def strip_execution_traces(path: Path) -> None:
     """Remove what differs from run to run but is no result, so that a diff shows results."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -41,20 +48,42 @@ def strip_execution_traces(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def execute(chapter: Path, output: Path, parameters: dict[str, str | int]) -> float:
-    """Run one chapter with its own folder as working directory and return the seconds that it took."""
+def execute(chapter: Path, output: Path, parameters: dict[str, str | int], folder: str) -> float:
+    """Run one chapter with this working directory and return the seconds that it took."""
     known = papermill.inspect_notebook(str(chapter))
     chosen = {name: value for name, value in parameters.items() if name in known}
     start = time.perf_counter()
     papermill.execute_notebook(
-        str(chapter),
-        str(output),
-        parameters=chosen,
-        kernel_name="python3",
-        cwd=str(output.parent),
-        progress_bar=False,
+        str(chapter), str(output), parameters=chosen, kernel_name="python3", cwd=folder, progress_bar=False
     )
     return time.perf_counter() - start
+
+
+def write_status(book: Path, seconds: dict[str, float], parameters: dict[str, str | int]) -> None:
+    """Put these run times into status.json, beside those of other chapters, and draw the table of status.md from it."""
+    record = book / "status.json"
+    rows = json.loads(record.read_text()) if record.exists() else {}
+    here = environment()
+    versions = ", ".join(f"{name} {here['versions'][name]}" for name in ("torch", "torchvision", "numpy"))
+    machine = f"{here['device']}, threads: {here['threads']}"
+    for chapter, time_taken in seconds.items():
+        rows[chapter] = {
+            "seconds": time_taken,
+            "date": here["started"][:10],
+            "parameters": " ".join(f"{name}={value}" for name, value in parameters.items()) or "as they stand",
+            "machine": machine,
+            "versions": f"Python {here['python']}, {versions}",
+        }
+    rows = {path.stem: rows[path.stem] for path in sorted(book.glob("[0-9]*.ipynb")) if path.stem in rows}
+    record.write_text(json.dumps(rows, indent=1) + "\n")
+    lines = ["| chapter | seconds | executed on | parameters |", "|---|---:|---|---|"]
+    for name, row in rows.items():
+        lines.append(f"| [](./{name}.ipynb) | {row['seconds']:.0f} | {row['date']} | {row['parameters']} |")
+    for label, key in (("Machine", "machine"), ("Versions", "versions")):
+        lines += ["", f"{label}: {'; '.join(dict.fromkeys(row[key] for row in rows.values()))}."]
+    page = book / "status.md"
+    before, after = page.read_text().split(BEGIN)[0], page.read_text().split(END)[1]
+    page.write_text(before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + after)
 
 
 def main() -> int:
@@ -82,14 +111,14 @@ def main() -> int:
     for chapter in chapters:
         print(f"{chapter.name} ...", end=" ", flush=True)
         try:
-            seconds[chapter.stem] = round(execute(chapter, target / chapter.name, parameters), 1)
+            with tempfile.TemporaryDirectory() as folder:
+                seconds[chapter.stem] = round(execute(chapter, target / chapter.name, parameters, folder), 1)
         except papermill.PapermillExecutionError as error:
             print(f"failed.\n{error}", file=sys.stderr)
             return 1
         strip_execution_traces(target / chapter.name)
         print(f"{seconds[chapter.stem]} s", flush=True)
-    if arguments.into:
-        (target / "run_times.json").write_text(json.dumps(seconds, indent=1) + "\n")
+    write_status(target, seconds, parameters)
     return 0
 
 

@@ -26,11 +26,7 @@ class CBAM(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        rd_ratio: float = 1 / 16,
-        rd_channels: int | None = None,
-        spatial_kernel_size: int = 7,
+        self, channels: int, rd_ratio: float = 1 / 16, rd_channels: int | None = None, spatial_kernel_size: int = 7
     ) -> None:
         super().__init__()
         reduced = reduced_channels(channels, rd_ratio, rd_channels)

@@ -35,13 +35,21 @@ class DIA(nn.Module):
         self.ih = _bottleneck(channels, reduced)
         self.hh = _bottleneck(channels, reduced)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, C, H, W) -> (B, C, H, W) and the new state, which is kept in float32 for half precision too."""
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The new state (h, c), each (B, C), which is kept in float32 for half precision too."""
         pooled = average_pool(x).flatten(1)  # (B, C)
         h, c = (torch.zeros_like(pooled), torch.zeros_like(pooled)) if state is None else state
         weights = self.ih[0].weight.dtype
         gates = (self.ih(pooled.to(weights)) + self.hh(h.to(weights))).to(pooled.dtype)  # (B, 4C)
         enter, forget, cell, leave = gates.chunk(4, dim=1)
         c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(cell)
-        h = torch.sigmoid(leave) * torch.sigmoid(c)
+        return torch.sigmoid(leave) * torch.sigmoid(c), c
+
+    def gate(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C), between 0 and 1: the hidden state h."""
+        return self.step(x, state)[0]
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, C, H, W) -> (B, C, H, W) and the new state."""
+        h, c = self.step(x, state)
         return x * h[:, :, None, None].to(x.dtype), (h, c)

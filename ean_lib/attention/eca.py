@@ -33,8 +33,11 @@ class ECA(nn.Module):
             raise ValueError(f"`kernel_size` must be odd, but it is {kernel_size}.")
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
+    def gate(self, x: Tensor, state: State = None) -> Tensor:
+        """(B, C, H, W) -> (B, C), between 0 and 1."""
+        pooled = average_pool(x).flatten(1).unsqueeze(1).to(self.conv.weight.dtype)  # (B, 1, C)
+        return torch.sigmoid(self.conv(pooled)).squeeze(1)
+
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """(B, C, H, W) -> (B, C, H, W)."""
-        pooled = average_pool(x).flatten(1).unsqueeze(1).to(self.conv.weight.dtype)  # (B, 1, C)
-        gate = torch.sigmoid(self.conv(pooled)).transpose(1, 2).unsqueeze(3)  # (B, C, 1, 1)
-        return x * gate.to(x.dtype), state
+        return x * self.gate(x)[:, :, None, None].to(x.dtype), state

@@ -25,8 +25,11 @@ class SE(nn.Module):
         self.fc1 = nn.Conv2d(channels, reduced, 1)
         self.fc2 = nn.Conv2d(reduced, channels, 1)
 
+    def gate(self, x: Tensor, state: State = None) -> Tensor:
+        """(B, C, H, W) -> (B, C), between 0 and 1."""
+        pooled = average_pool(x).to(self.fc1.weight.dtype)  # (B, C, 1, 1)
+        return torch.sigmoid(self.fc2(torch.relu(self.fc1(pooled)))).flatten(1)
+
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """(B, C, H, W) -> (B, C, H, W)."""
-        pooled = average_pool(x).to(self.fc1.weight.dtype)  # (B, C, 1, 1)
-        gate = torch.sigmoid(self.fc2(torch.relu(self.fc1(pooled))))
-        return x * gate.to(x.dtype), state
+        return x * self.gate(x)[:, :, None, None].to(x.dtype), state

@@ -52,12 +52,16 @@ class SGE(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1, self.groups, 1, 1))
         self.bias = nn.Parameter(torch.ones(1, self.groups, 1, 1))
 
-    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        grouped = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])  # (B, G, C/G, H, W)
-        pooled = average_pool(x).reshape(x.shape[0], self.groups, -1, 1, 1)
+    def gate(self, x: Tensor, state: State = None) -> Tensor:
+        """(B, C, H, W) -> (B, G, H, W), between 0 and 1."""
+        grouped = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
+        pooled = average_pool(x).unflatten(1, (self.groups, -1))
         t = (grouped * pooled).sum(2)  # (B, G, H, W): agreement with the group's mean vector
         t = t - t.mean((2, 3), keepdim=True)
         t = t / (safe_std(t) + EPSILON)
-        gate = torch.sigmoid(t * self.weight + self.bias)
-        return (grouped * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape), state
+        return torch.sigmoid(t * self.weight + self.bias)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        gate = self.gate(x).unsqueeze(2).to(x.dtype)  # (B, G, 1, H, W)
+        return (x.unflatten(1, (self.groups, -1)) * gate).flatten(1, 2), state

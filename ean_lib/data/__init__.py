@@ -1,13 +1,11 @@
 """Datasets by name: `load_data("cued_shapes" | "cifar10" | "cifar100" | "image_folder:PATH")`."""
 
-from __future__ import annotations
-
-import difflib
-import inspect
 import os
 from pathlib import Path
 from typing import Any
 
+from ean_lib.attention.registry import check_keywords, suggest
+from ean_lib.checks import check
 from ean_lib.data.splits import Data, Split
 
 DATASETS = ("cued_shapes", "cifar10", "cifar100", "image_folder:PATH")
@@ -38,29 +36,20 @@ def load_data(
         ValueError: an unknown name or option, an option out of range, or damaged data.
         FileNotFoundError: data that is not there; the message says where it was looked for and how to get it.
     """
-    if not isinstance(name, str):
-        raise ValueError(f"A dataset is named by a string, got {name!r}; there are {', '.join(DATASETS)}.")
+    check("a dataset", name, isinstance(name, str), f"named by a text, one of {', '.join(DATASETS)}")
     kind, _, path = name.partition(":")
+    arguments: tuple[Any, ...] = ()
     if name in ("cifar10", "cifar100"):
         from ean_lib.data.cifar import load_cifar as load
 
-        arguments: tuple[Any, ...] = (name, data_directory(root))
+        arguments = (name, data_directory(root))
     elif name == "cued_shapes":
         from ean_lib.data.cued_shapes import load_cued_shapes as load
-
-        arguments = ()
     elif kind == "image_folder" and path:
         from ean_lib.data.folder import load_image_folder as load
 
         arguments = (path,)
     else:
-        close = difflib.get_close_matches(kind, [known.partition(":")[0] for known in DATASETS], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise ValueError(f"There is no dataset {name!r}{hint} There are {', '.join(DATASETS)}.")
-    known = [p.name for p in inspect.signature(load).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise ValueError(f"{kind} has no option {option!r}{hint} It has {', '.join(known)}.")
+        raise ValueError(f"unknown dataset {name!r}. {suggest(name, list(DATASETS))}")
+    check_keywords(kind, load, options)
     return load(*arguments, subset=subset, seed=seed, **options)

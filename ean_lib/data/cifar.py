@@ -1,13 +1,10 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from `cifar10.npz`, torchvision's folder, or a download.
 
 `cifar10.npz` is the offline form: arrays x_train (50000, 32, 32, 3), y_train, x_test, y_test, all uint8, each
-checked once by its SHA-256; a marker file beside it remembers that this very file (size, time) was right.
+checked by its SHA-256.
 """
 
-from __future__ import annotations
-
 import hashlib
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -33,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def load_cifar(
-    name: str, directory: Path, *, subset: int | None = None, seed: int = 0,
+    name: str, directory: Path, /, *, subset: int | None = None, seed: int = 0,
     val_per_class: int | None = None, download: bool = False,
 ) -> Data:  # fmt: skip
     """CIFAR-10 or CIFAR-100 in memory.
@@ -57,15 +54,13 @@ def load_cifar(
     else:
         arrays, class_names = read_torchvision(name, directory, download)
     mean, std = MEAN_STD[name]
-    parts = {}
-    for part in ("train", "test"):
-        images = torch.from_numpy(arrays[f"x_{part}"]).permute(0, 3, 1, 2)
-        parts[part] = Split(images, torch.from_numpy(arrays[f"y_{part}"]).long(), mean, std)
-    per_class = val_per_class if val_per_class is not None else 5000 // len(class_names)
-    rest, val = hold_out(parts["train"].labels, per_class)
-    train = rest[take(parts["train"].labels[rest], subset, seed)]
-    selected = [parts["train"].select(train), parts["train"].select(val), parts["test"]]
-    return Data(name, len(class_names), class_names, (32, 32), mean, std, *selected, augment=AUGMENTATIONS)
+    x_train, y_train, x_test, y_test = (torch.from_numpy(arrays[part]) for part in ARRAYS)
+    whole = Split(x_train.permute(0, 3, 1, 2), y_train.long(), mean, std)
+    test = Split(x_test.permute(0, 3, 1, 2), y_test.long(), mean, std)
+    rest, val = hold_out(whole.labels, 5000 // len(class_names) if val_per_class is None else val_per_class)
+    train = rest[take(whole.labels[rest], subset, seed)]
+    parts = (whole.select(train), whole.select(val), test)
+    return Data(name, len(class_names), class_names, (32, 32), mean, std, *parts, augment=AUGMENTATIONS)
 
 
 def read_npz(path: Path, expected: dict = ARRAYS) -> Arrays:
@@ -78,29 +73,12 @@ def read_npz(path: Path, expected: dict = ARRAYS) -> Arrays:
         if isinstance(error, PermissionError):
             raise
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({error}). {fix}") from error
-    stat = path.stat()
-    fingerprint = f"sha256 right for size {stat.st_size} mtime_ns {stat.st_mtime_ns}\n"
-    marker = path.with_name(path.name + ".checked")
-    if marker.exists() and marker.read_text() == fingerprint:
-        return arrays
     for name, (shape, digest) in expected.items():
         array = np.ascontiguousarray(arrays[name])
-        if array.shape != shape or array.dtype != np.uint8:
-            raise ValueError(f"{path}: {name} must be uint8 {shape}, got {array.dtype} {array.shape}. {fix}")
-        if (got := hashlib.sha256(array).hexdigest()) != digest:
-            raise ValueError(f"{path}: {name} is damaged: its SHA-256 is {got}, expected {digest}. {fix}")
-    remember(marker, fingerprint)
+        got = f"{array.dtype} {array.shape}, SHA-256 {hashlib.sha256(array).hexdigest()}"
+        if got != (wanted := f"uint8 {shape}, SHA-256 {digest}"):
+            raise ValueError(f"{path}: {name} is damaged: it must be {wanted}, got {got}. {fix}")
     return arrays
-
-
-def remember(marker: Path, text: str) -> None:
-    """Writes the marker, where the directory can be written; it only saves the time of the next check."""
-    part = marker.with_name(f"{marker.name}.{os.getpid()}")
-    try:
-        part.write_text(text)
-        os.replace(part, marker)
-    except OSError:
-        part.unlink(missing_ok=True)
 
 
 def read_torchvision(name: str, directory: Path, download: bool) -> tuple[Arrays, tuple[str, ...]]:
@@ -109,20 +87,16 @@ def read_torchvision(name: str, directory: Path, download: bool) -> tuple[Arrays
     folder = directory / kind.base_folder
     if not folder.is_dir() and not download:
         npz = f"{directory / 'cifar10.npz'} and " if name == "cifar10" else ""
-        raise FileNotFoundError(
-            f"{name} is not there: looked for {npz}{folder}. To download it (about 170 MB): "
-            f"python -c \"from ean_lib.data import load_data; load_data('{name}', download=True)\". Where it "
-            "lies elsewhere, name its directory by root=... or the environment variable EAN_DATA."
-        )
+        get = f"python -c \"from ean_lib.data import load_data; load_data('{name}', download=True)\""
+        where = "Where it lies elsewhere, name its directory by root=... or the environment variable EAN_DATA"
+        raise FileNotFoundError(f"{name} is not there: looked for {npz}{folder}. To download 170 MB: {get}. {where}")
     if download and not folder.is_dir():
         print(f"Downloading {name} from {kind.url} to {directory} ...", file=sys.stderr)
     try:
         parts = {part: kind(directory, part == "train", download=download) for part in ("train", "test")}
     except RuntimeError as error:
-        raise ValueError(
-            f"{folder} is damaged or incomplete ({error}). Delete it and get it again, for example by "
-            f"load_data('{name}', download=True)."
-        ) from error
+        fix = f"Delete it and get it again, for example by load_data('{name}', download=True)"
+        raise ValueError(f"{folder} is damaged or incomplete ({error}). {fix}") from error
     except OSError as error:
         raise ConnectionError(f"{name} could not be got from {kind.url} to {directory}: {error}.") from error
     arrays = {f"x_{part}": np.ascontiguousarray(data.data) for part, data in parts.items()}

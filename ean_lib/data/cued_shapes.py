@@ -9,8 +9,6 @@ Image i depends on (seed, stream, i) and the options alone, not on how many imag
 each run of 8 images holds each class once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ean_lib.checks import check, check_number
 from ean_lib.data.splits import SPLIT_SEED, Data, Split
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring", "star", "crescent", "bar")
@@ -44,10 +43,10 @@ class CuedShapes:
     shapes: Tensor  # int64 (N, K), index into SHAPES
     colours: Tensor  # int64 (N, K), index into COLOURS
     quadrants: Tensor  # int64 (N, K + 1), of the objects and then of the cue: 0 1 above, 2 3 below
-    target_masks: Tensor | None  # bool (N, 32, 32)
-    distractor_masks: Tensor | None  # bool (N, 32, 32), all distractors together
-    boxes: Tensor | None  # int16 (N, K, 4)
-    cue_boxes: Tensor | None  # int16 (N, 4)
+    target_masks: Tensor | None = None  # bool (N, 32, 32)
+    distractor_masks: Tensor | None = None  # bool (N, 32, 32), all distractors together
+    boxes: Tensor | None = None  # int16 (N, K, 4)
+    cue_boxes: Tensor | None = None  # int16 (N, 4)
 
 
 def load_cued_shapes(
@@ -60,14 +59,10 @@ def load_cued_shapes(
     of training images, 12,000 where it is None; it can be larger. The rest is as in `make_cued_shapes`.
     """
     style = {"objects": objects, "cue_size": cue_size, "noise": noise, "contrast": contrast}
-    counts, seeds = (
-        (12_000 if subset is None else subset, val_count, test_count),
-        (seed, SPLIT_SEED, SPLIT_SEED),
-    )
-    parts = []
-    for stream, (count, part_seed) in enumerate(zip(counts, seeds, strict=True)):
-        made = make_cued_shapes(count, part_seed, stream=stream, masks=False, **style)
-        parts.append(Split(made.images, made.labels, MEAN, STD))
+    train = make_cued_shapes(12_000 if subset is None else subset, seed, stream=0, masks=False, **style)
+    val = make_cued_shapes(val_count, SPLIT_SEED, stream=1, masks=False, **style)
+    test = make_cued_shapes(test_count, SPLIT_SEED, stream=2, masks=False, **style)
+    parts = (Split(made.images, made.labels, MEAN, STD) for made in (train, val, test))
     return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, *parts)
 
 
@@ -88,20 +83,13 @@ def make_cued_shapes(
     Raises:
         ValueError: an option out of range.
     """
-    for name, value, allowed in (
-        ("count", count, range(1, 2**31)),
-        ("seed", seed, range(2**63)),
-        ("stream", stream, range(2**63)),
-        ("objects", objects, range(1, 4)),
-        ("cue_size", cue_size, range(2, TILE - 1, 2)),
-    ):
-        if not isinstance(value, int) or value not in allowed:
-            even = "an even" if allowed.step == 2 else "a whole"
-            limits = f"{even} number in {allowed[0]}..{allowed[-1]}"
-            raise ValueError(f"cued_shapes: {name} must be {limits}, got {value!r}.")
-    for name, value, most in (("noise", noise, 1.0), ("contrast", contrast, 0.5)):
-        if not isinstance(value, int | float) or not 0 <= value <= most:
-            raise ValueError(f"cued_shapes: {name} must be a number in 0..{most:g}, got {value!r}.")
+    check_number("count", count, low=1, high=2**31 - 1, whole=True)
+    check_number("seed", seed, high=2**63 - 1, whole=True)
+    check_number("stream", stream, high=2**63 - 1, whole=True)
+    check_number("objects", objects, low=1, high=3, whole=True)
+    check("cue_size", cue_size, cue_size in range(2, TILE - 1, 2), f"an even number in 2..{TILE - 2}")
+    check_number("noise", noise, high=1)
+    check_number("contrast", contrast, high=0.5)
 
     def chunk(number: int) -> dict[str, Array]:
         rng = np.random.default_rng([seed, stream, number])
@@ -110,9 +98,7 @@ def make_cued_shapes(
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         chunks = list(pool.map(chunk, range(-(-count // CHUNK))))
-    fields = {name: torch.from_numpy(np.concatenate([c[name] for c in chunks])) for name in chunks[0]}
-    extras = dict.fromkeys(("target_masks", "distractor_masks", "boxes", "cue_boxes"))
-    return CuedShapes(**(extras | fields))
+    return CuedShapes(**{name: torch.from_numpy(np.concatenate([c[name] for c in chunks])) for name in chunks[0]})
 
 
 def draw_chunk(
@@ -154,11 +140,8 @@ def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) 
     image, k = np.arange(len(alpha))[:, None], quadrants.shape[1] - 1
     solid = alpha >= 0.5
     origin = np.stack([quadrants % 2, quadrants // 2], axis=-1) * TILE  # (n, K + 1, 2), left and top
-    masks = []
-    for members in (quadrants[:, :1], quadrants[:, 1:k]):
-        mask = np.zeros_like(solid)
-        mask[image, members] = solid[image, members]
-        masks.append(untile(mask))
+    target = (np.arange(4) == quadrants[:, :1])[:, :, None, None]
+    distractors = (np.arange(4) == quadrants[:, 1:k, None]).any(axis=1)[:, :, None, None]
     tiles = solid[image, quadrants[:, :k]]  # (n, K, 16, 16)
     sides = [tiles.any(axis=2), tiles.any(axis=3)]  # along x and along y
     first = np.stack([side.argmax(-1) for side in sides], axis=-1)
@@ -166,8 +149,8 @@ def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) 
     boxes = np.concatenate([first + origin[:, :k], last + origin[:, :k]], axis=-1)
     cue = corners + origin[:, k]
     return {
-        "target_masks": masks[0],
-        "distractor_masks": masks[1],
+        "target_masks": untile(solid & target),
+        "distractor_masks": untile(solid & distractors),
         "boxes": boxes.astype(np.int16),
         "cue_boxes": np.concatenate([cue, cue + cue_size], axis=-1).astype(np.int16),
     }
@@ -175,17 +158,14 @@ def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) 
 
 def draw_gratings(rng: np.random.Generator, n: int, contrast: float) -> Array:
     """Grey gratings (n, 4, 16, 16), of random direction, phase, frequency, contrast and brightness."""
-    angle, phase = rng.uniform(0, np.pi, n), rng.uniform(0, 2 * np.pi, n)
-    frequency = 2 * np.pi * rng.uniform(0.05, 0.25, n)  # radians per pixel: periods of 4 to 20 pixels
-    amplitude = contrast * rng.uniform(0.2, 1, n)
-    brightness = rng.uniform(0.35, 0.65, n)
+    angle, phase = rng.uniform(0, np.pi, (n, 1, 1)), rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    frequency = 2 * np.pi * rng.uniform(0.05, 0.25, (n, 1, 1))  # radians per pixel: periods of 4 to 20 pixels
+    amplitude = contrast * rng.uniform(0.2, 1, (n, 1, 1))
+    brightness = rng.uniform(0.35, 0.65, (n, 1, 1))
+    along, down = frequency * np.cos(angle), frequency * np.sin(angle)
+    along, down, phase, amplitude, brightness = np.float32([along, down, phase, amplitude, brightness])
     at = np.arange(2 * TILE, dtype=np.float32)
-
-    def column(values: Array) -> Array:
-        return values.astype(np.float32)[:, None, None]
-
-    wave = column(frequency * np.cos(angle)) * at + column(frequency * np.sin(angle)) * at[:, None]
-    wave = np.cos(wave + column(phase)) * column(amplitude) + column(brightness)
+    wave = np.cos(along * at + down * at[:, None] + phase) * amplitude + brightness
     return wave.reshape(n, 2, TILE, 2, TILE).swapaxes(2, 3).reshape(n, 4, TILE, TILE)
 
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -22,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import normalize, pil_to_tensor
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
+from ean_lib.checks import check, check_number
 from ean_lib.data import splits
 from ean_lib.data.splits import Batch, Data, Split
 
@@ -51,17 +51,13 @@ def load_image_folder(
         ValueError: no images, a class without images, fewer than two classes, other classes in the test part,
             a file that is not an image, or an option out of range.
     """
-    if size < 8 or workers < 0 or not memory_gb >= 0:
-        raise ValueError(
-            "image_folder needs size of at least 8, workers and memory_gb of at least 0; "
-            f"got size={size}, workers={workers}, memory_gb={memory_gb}."
-        )
+    check_number("size", size, low=8, whole=True)
+    check_number("workers", workers, whole=True)
+    check("memory_gb", memory_gb, memory_gb >= 0, "zero or positive")
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {root}; image_folder:PATH needs PATH/train/<class>/ and PATH/val/<class>/, "
-            "or PATH/<class>/, with images in each class folder."
-        )
+        layout = "PATH/train/<class>/ and PATH/val/<class>/, or PATH/<class>/, with images in each class folder"
+        raise FileNotFoundError(f"there is no folder {root}; image_folder:PATH needs {layout}")
     has_parts = (root / "train").is_dir()
     train, classes = scan(root / "train" if has_parts else root, size, workers)
     given = [part for part in ("val", "test") if has_parts and (root / part).is_dir()]
@@ -76,13 +72,8 @@ def load_image_folder(
     parts["train"] = train.select(splits.take(train.labels, subset, seed))
     if sum(map(len, parts.values())) * 3 * size**2 <= memory_gb * 1e9:
         parts = {name: part.in_memory() for name, part in parts.items()}
-    style: dict[str, Any] = {
-        "image_size": (size, size),
-        "mean": MEAN,
-        "std": STD,
-        "augment": splits.AUGMENTATIONS,
-    }
-    return Data(f"image_folder:{path}", len(classes), classes, **style, **parts)
+    augment = splits.AUGMENTATIONS
+    return Data(f"image_folder:{path}", len(classes), classes, (size, size), MEAN, STD, **parts, augment=augment)
 
 
 def scan(folder: Path, size: int, workers: int, classes: tuple[str, ...] = ()) -> tuple[LazySplit, tuple[str, ...]]:
@@ -103,7 +94,7 @@ def scan(folder: Path, size: int, workers: int, classes: tuple[str, ...] = ()) -
 
 
 class Files(Dataset):
-    """Decodes the images of a list of files; picklable, for worker processes."""
+    """Decodes batches of images from a list of files; picklable, for worker processes."""
 
     def __init__(self, paths: Sequence[str], size: int, augment: Sequence[str] = ()) -> None:
         self.paths, self.size, self.random = paths, size, bool(augment)
@@ -111,25 +102,29 @@ class Files(Dataset):
         steps = [transforms.RandomResizedCrop(size)] if "crop" in augment else whole
         self.transform = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * ("flip" in augment))
 
-    def __getitem__(self, item: tuple[int, int]) -> Tensor | str:
-        """Image uint8 (3, size, size) of (index, seed of its augmentation), or what is wrong with its file.
+    def read(self, index: int, seed: int = 0) -> Tensor:
+        """One image, uint8 (3, size, size); `ValueError` that names a file that is none.
 
         Torchvision augments by torch's global generator, which is left as it was.
         """
-        index, seed = item
         try:
             with Image.open(self.paths[index]) as image, torch.random.fork_rng([], enabled=self.random):
                 if self.random:
                     torch.manual_seed(seed)
                 return pil_to_tensor(self.transform(image.convert("RGB")))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{self.paths[index]} cannot be read as an image ({error}); repair it or delete it."
+            text = f"{self.paths[index]} cannot be read as an image ({error}); repair it or delete it."
+            raise ValueError(text) from None
 
-    def collate(self, items: list[Tensor | str]) -> Tensor | str:
-        """A batch uint8 (B, 3, size, size), or a message: an exception would carry a worker's traceback."""
-        if broken := [item for item in items if isinstance(item, str)]:
-            return broken[0]
-        return torch.stack(items) if items else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+    def __getitem__(self, batch: Sequence[tuple[int, int]]) -> Tensor | str:
+        """Images uint8 (B, 3, size, size) of (index, seed)s, or a message: an exception would carry a traceback."""
+        images = torch.empty(len(batch), 3, self.size, self.size, dtype=torch.uint8)
+        try:
+            for image, item in zip(images, batch, strict=True):
+                image.copy_(self.read(*item))
+        except ValueError as error:
+            return str(error)
+        return images
 
 
 @dataclass(eq=False)
@@ -168,13 +163,8 @@ class LazySplit:
         """All images decoded; `ValueError` that names a file that is not an image."""
         files = Files(self.paths, self.size)
         images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
-        with ThreadPoolExecutor(max(1, self.workers)) as pool:
-            decoded = pool.map(files.__getitem__, ((i, 0) for i in range(len(self))))
-            for i, image in enumerate(tqdm(decoded, "decoding images", len(self), leave=False, disable=None)):
-                if isinstance(image, str):
-                    pool.shutdown(cancel_futures=True)
-                    raise ValueError(image)
-                images[i] = image
+        bar = {"desc": "decoding images", "leave": False, "disable": None, "tqdm_class": tqdm}
+        thread_map(lambda i: images[i].copy_(files.read(i)), range(len(self)), max_workers=max(1, self.workers), **bar)
         return Split(images, self.labels, MEAN, STD)
 
     def batches(
@@ -190,21 +180,18 @@ class LazySplit:
             order = torch.randperm(len(self), generator=generator)
             seeds = torch.randint(2**62, (len(self),), generator=generator)
         files, device = Files(self.paths, self.size, augment), torch.device(device)
+        items = [list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shares]
+        # Without a generator of its own the loader draws from torch's global one.
+        pin, own = device.type == "cuda", torch.Generator()
         loader = DataLoader(
-            files,
-            batch_sampler=[list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shares],
-            num_workers=self.workers,
-            collate_fn=files.collate,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # without it the loader draws from torch's global generator
+            files, batch_size=None, sampler=items, num_workers=self.workers, pin_memory=pin, generator=own
         )
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
 
         def epoch() -> Iterator[Batch]:
             for share, x in zip(shares, loader, strict=True):
                 if isinstance(x, str):
                     raise ValueError(x)
                 x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
-                yield (x.to(torch.float32) / 255 - mean) / std, self.labels[order[share]].to(device)
+                yield normalize(x / 255, MEAN, STD), self.labels[order[share]].to(device)
 
         return epoch()

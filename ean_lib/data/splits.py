@@ -10,11 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+
+from ean_lib.checks import check, check_choice
 
 AUGMENTATIONS = ("flip", "crop")
 SPLIT_SEED = 201114058  # the paper's arXiv number: search-val and test parts never depend on the user's seed
@@ -41,11 +45,6 @@ class Data:
     test: Split
     augment: tuple[str, ...] = ()
 
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of the training part, for provenance; computed when first asked for."""
-        return self.train.checksum
-
 
 @dataclass(eq=False)
 class Split:
@@ -59,7 +58,6 @@ class Split:
     mean: Colour
     std: Colour
     _on_device: dict[torch.device, Batch] = field(default_factory=dict, init=False, repr=False)
-    _checksum: str = field(default="", init=False, repr=False)
 
     @classmethod
     def from_arrays(
@@ -73,44 +71,35 @@ class Split:
                 whole numbers in 0..num_classes-1, a standard deviation that is not positive.
         """
         images, labels = torch.as_tensor(images), torch.as_tensor(labels)
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-            raise ValueError(f"images must be (N, 3, H, W), none of them 0, got {tuple(images.shape)}.")
+        shaped = images.ndim == 4 and images.shape[1] == 3 and 0 not in images.shape
+        check("the images' shape", tuple(images.shape), shaped, "(N, 3, H, W), none of them 0")
         if images.is_floating_point():
             if len(broken := (~images.flatten(1).isfinite().all(1)).nonzero()):
-                raise ValueError(
-                    f"images: {len(broken)} of {len(images)} hold NaN or infinite values, the first is image "
-                    f"{int(broken[0])}; repair those images or leave them out."
-                )
-            if images.min() < 0 or images.max() > 1:
-                span = f"{float(images.min()):g} to {float(images.max()):g}"
-                raise ValueError(f"float images must lie in 0..1, got {span}; scale them or pass uint8.")
+                first = f"the first is image {int(broken[0])}; repair those images or leave them out"
+                raise ValueError(f"{len(broken)} of {len(images)} images hold NaN or infinite values, {first}")
+            span = images.min().item(), images.max().item()
+            check("values of float images", span, span[0] >= 0 and span[1] <= 1, "in 0..1 (scale them, or pass uint8)")
             images = (images * 255).round().to(torch.uint8)
-        if images.dtype != torch.uint8:
-            raise ValueError(f"images must be uint8 (0..255) or float (0..1), got {images.dtype}.")
-        if labels.shape != (len(images),) or labels.dtype not in (torch.uint8, torch.int32, torch.int64):
-            raise ValueError(
-                f"labels must be whole numbers (uint8, int32, int64) of shape ({len(images)},), one per "
-                f"image, got {labels.dtype} of shape {tuple(labels.shape)}."
-            )
-        low, high = int(labels.min()), int(labels.max())
-        limit = high + 1 if num_classes is None else num_classes
-        if low < 0 or high >= limit:
-            raise ValueError(f"labels must lie in 0..{limit - 1}, got {low} to {high}; number from 0.")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std need three values each, std positive, got {mean} and {std}.")
+        check("images", images.dtype, images.dtype == torch.uint8, "uint8 (0..255) or float (0..1)")
+        given, whole = (labels.dtype, tuple(labels.shape)), labels.dtype in (torch.uint8, torch.int32, torch.int64)
+        per_image = f"whole numbers (uint8, int32, int64) of shape ({len(images)},), one per image"
+        check("labels", given, whole and labels.shape == (len(images),), per_image)
+        span = labels.min().item(), labels.max().item()
+        limit = span[1] + 1 if num_classes is None else num_classes
+        check("labels", span, span[0] >= 0 and span[1] < limit, f"numbers from 0 to {limit - 1}")
+        fine = len(mean) == len(std) == 3 and min(std) > 0
+        check("mean and std", (mean, std), fine, "three values each, std positive")
         return cls(images, labels.to(torch.int64), tuple(mean), tuple(std))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """SHA-256 of images (in height, width, colour order) and labels."""
-        if not self._checksum:
-            digest = hashlib.sha256(np.ascontiguousarray(self.images.permute(0, 2, 3, 1).numpy()))
-            digest.update(np.ascontiguousarray(self.labels.numpy()))
-            self._checksum = digest.hexdigest()
-        return self._checksum
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.permute(0, 2, 3, 1).numpy()))
+        digest.update(np.ascontiguousarray(self.labels.numpy()))
+        return digest.hexdigest()
 
     def select(self, indices: Tensor) -> Split:
         """The images at `indices` (int64), in that order, as a split of their own."""
@@ -152,9 +141,8 @@ class Split:
         check_augment(augment, generator)
         images, labels = self.on(device)
         device, (count, height, width, _) = images.device, images.shape
-        order, flip, corner = torch.arange(count), None, None
-        if generator is not None:
-            order = torch.randperm(count, generator=generator)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        flip = corner = None
         if "flip" in augment:
             flip = torch.randint(2, (count,), generator=generator).to(device)
         if "crop" in augment:
@@ -176,10 +164,7 @@ class Split:
                 if corner is not None:
                     x = crop(x, *corner[:, share])
                 x = torch.addcmul(shift, x.flatten(1).to(torch.float32), scale)
-                yield (
-                    x.view(len(x), height, width, 3).permute(0, 3, 1, 2),
-                    labels.index_select(0, order[share]),
-                )
+                yield (x.view(len(x), height, width, 3).permute(0, 3, 1, 2), labels.index_select(0, order[share]))
 
         return epoch()
 
@@ -200,10 +185,10 @@ def crop(x: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
 
 def check_augment(augment: Sequence[str], generator: torch.Generator | None) -> None:
     """Raises a `ValueError` for a name that is not in `AUGMENTATIONS`, or if there is no generator for it."""
-    if unknown := sorted(set(augment) - set(AUGMENTATIONS)):
-        raise ValueError(f"Unknown augmentation {unknown[0]!r}; known are {', '.join(AUGMENTATIONS)}.")
+    for name in augment:
+        check_choice("augmentation", name, AUGMENTATIONS)
     if augment and generator is None:
-        raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=().")
+        raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=()")
 
 
 def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: int) -> list[slice]:
@@ -212,11 +197,9 @@ def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: 
     Raises:
         ValueError: unless batch_size is a positive multiple of world, and rank in 0..world-1.
     """
-    if not 0 <= rank < world or batch_size < 1 or batch_size % world:
-        raise ValueError(
-            "batch_size must be a positive multiple of the number of processes (world), and rank below that; "
-            f"got batch_size={batch_size}, rank={rank}, world={world}."
-        )
+    fine = 0 <= rank < world and batch_size >= 1 and batch_size % world == 0
+    expected = f"a positive multiple of the number of processes (world={world}), and rank={rank} below that"
+    check("batch_size", batch_size, fine, expected)
     slices = []
     for first in range(0, count - batch_size + 1 if drop_last else count, batch_size):
         size = min(batch_size, count - first)
@@ -227,12 +210,9 @@ def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: 
 def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     """A random order of all images, (N,) int64, whose every prefix holds classes as equally as they last."""
     shuffled = torch.randperm(len(labels), generator=generator)
-    of_class = labels[shuffled]
-    by_class = torch.argsort(of_class, stable=True)
-    counts = torch.bincount(of_class)
-    round_of = torch.empty_like(of_class)  # how many images of its own class come before each image
-    round_of[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return shuffled[torch.argsort(round_of * len(counts) + of_class)]
+    drawn = pd.DataFrame({"label": labels[shuffled].numpy()})
+    drawn["round"] = drawn.groupby("label").cumcount()  # how many images of its own class come before each image
+    return shuffled[torch.tensor(drawn.sort_values(["round", "label"]).index)]
 
 
 def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
@@ -242,11 +222,8 @@ def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
         ValueError: unless 1 <= per_class < the size of the smallest class.
     """
     fewest = int(torch.bincount(labels).min())
-    if not 1 <= per_class < fewest:
-        raise ValueError(
-            f"Cannot hold out {per_class} images of each class: the smallest class has {fewest} training "
-            "images, and at least one must be held out and one be left (val_per_class sets how many)."
-        )
+    limits = f"in 1..{fewest - 1}, as the smallest class has {fewest} training images and one must be left"
+    check("val_per_class", per_class, 1 <= per_class < fewest, limits)
     order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
     held_out = per_class * len(torch.bincount(labels))
     return order[held_out:].sort().values, order[:held_out].sort().values
@@ -260,6 +237,5 @@ def take(labels: Tensor, subset: int | None, seed: int) -> Tensor:
     """
     if subset is None:
         return torch.arange(len(labels))
-    if not 1 <= subset <= len(labels):
-        raise ValueError(f"subset must be in 1..{len(labels)}, the training images there are; got {subset}.")
+    check("subset", subset, 1 <= subset <= len(labels), f"in 1..{len(labels)}, the training images there are")
     return class_balanced_order(labels, torch.Generator().manual_seed(seed))[:subset]

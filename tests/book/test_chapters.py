@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-BOOK = Path(__file__).resolve().parent.parent.parent / "book"
+ROOT = Path(__file__).resolve().parent.parent.parent
+BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
@@ -25,6 +27,17 @@ def cells(path: Path, kind: str = "code") -> list[nbformat.NotebookNode]:
 
 def tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
+
+
+def exercises(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in cells(path) if "exercise" in tags(cell)]
+
+
+def solutions(path: Path) -> dict[str, str]:
+    """The code of each solution of a chapter, by the label of its exercise."""
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    blocks = re.findall(r"^````{solution} (\S+)\n(.*?)^````$", text, flags=re.M | re.S)
+    return {label: "\n".join(re.findall(r"^```python\n(.*?)^```$", body, flags=re.M | re.S)) for label, body in blocks}
 
 
 def images(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -105,3 +118,84 @@ def test_every_figure_has_a_number_a_caption_and_alt_text(path):
 def test_a_committed_chapter_is_small_and_carries_no_widget_state(path):
     assert path.stat().st_size < 1_000_000
     assert "widgets" not in json.loads(path.read_text())["metadata"]
+
+
+def test_all_chapters_start_with_the_same_bootstrap_cell():
+    assert len({cells(path)[0].source for path in CHAPTERS}) == 1
+
+
+@every_chapter
+def test_each_exercise_fails_on_its_stub_and_passes_on_its_solution(path, monkeypatch):
+    """What a reader sees who runs the cell untouched, and who runs it with the printed solution."""
+    monkeypatch.chdir(BOOK)
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    labels = re.findall(r"^```{exercise}.*\n:label: (\S+)$", text, flags=re.M)
+    answers = solutions(path)
+    assert len(labels) >= 2, "a chapter has at least two exercises"
+    assert sorted(labels) == sorted(answers) and len(labels) == len(exercises(path))
+    for label, cell in zip(labels, exercises(path), strict=True):
+        body, last = cell.source.rsplit("\n", 1)
+        assert re.fullmatch(r"check_(\w+)\(\1\)", last), f"{label}: the last line must check the answer, not '{last}'"
+        names: dict = {}
+        exec(body, names)
+        stub = eval(last, names)
+        assert stub.startswith("not yet"), f"{label} accepts its stub: {stub}"
+        exec(answers[label], names)
+        assert eval(last, names) == "right", f"{label} refuses its solution"
+
+
+@every_chapter
+def test_an_exercise_does_not_show_its_solution(path):
+    """Solutions stand at the end, folded."""
+    last = cells(path, "markdown")[-1].source
+    for label in solutions(path):
+        assert f"````{{solution}} {label}\n:class: dropdown\n" in last
+
+
+def test_one_command_sets_the_repository_everywhere_and_removes_it_again(tmp_path):
+    files = ("_config.yml", "README.md", "pyproject.toml", "CITATION.cff")
+    (tmp_path / "book").mkdir()
+    for name in files:
+        shutil.copy(ROOT / name, tmp_path)
+    for path in CHAPTERS:
+        shutil.copy(path, tmp_path / "book")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    program = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import set_repository, pathlib\n"
+    program += "sys.exit(set_repository.main(pathlib.Path(sys.argv[1]), sys.argv[2:]))"
+
+    def call(url: str) -> int:
+        return subprocess.run([sys.executable, "-c", program, tmp_path, url], capture_output=True).returncode
+
+    url = "https://github.com/somebody/attention-book"
+    assert call(url) == 0
+    for path in before:
+        assert path.read_text().count(url.removeprefix("https://")) >= 1 or "colab" in path.read_text(), path.name
+    chapter = tmp_path / "book" / CHAPTERS[0].name
+    assert cells(chapter)[0].source.count(f'REPOSITORY = "{url}"') == 1
+    link = f"(https://colab.research.google.com/github/somebody/attention-book/blob/main/book/{chapter.name})"
+    assert link in cells(chapter, "markdown")[0].source
+    set_once = {path: path.read_bytes() for path in before}
+    assert call(url) == 0 and {path: path.read_bytes() for path in before} == set_once
+    assert call("not a repository") == 2 and {path: path.read_bytes() for path in before} == set_once
+    assert call("") == 0 and {path: path.read_bytes() for path in before} == before
+
+
+def test_all_places_name_the_same_repository():
+    url = re.search(r'^REPOSITORY = "(.*)"', cells(CHAPTERS[0])[0].source, flags=re.M)[1]
+    for name in ("_config.yml", "README.md", "pyproject.toml", "CITATION.cff"):
+        text = (ROOT / name).read_text()
+        part = re.search(r"repository \(tools/set_repository.py\)(.*?)/repository", text, flags=re.S)[1]
+        assert (url.removeprefix("https://github.com/") in part) if url else ("http" not in part), name
+    for path in CHAPTERS:
+        badges = re.findall(r"colab\.research\.google\.com/github/(\S+?)/blob", cells(path, "markdown")[0].source)
+        assert badges == ([url.removeprefix("https://github.com/")] if url else []), path.name
+
+
+def test_the_status_page_has_the_run_time_of_every_chapter():
+    """Written by the program that executed them; a chapter that ran in no time did not run."""
+    record = json.loads((BOOK / "status.json").read_text())
+    assert list(record) == [path.stem for path in CHAPTERS]
+    assert all(row["seconds"] > 1 for row in record.values())
+    page = (BOOK / "status.md").read_text()
+    for name, row in record.items():
+        assert f"| [](./{name}.ipynb) | {row['seconds']:.0f} | {row['date']} |" in page

@@ -106,7 +106,7 @@ def test_masks_are_made_only_when_asked_for():
 def test_search_val_and_test_are_the_same_for_every_seed_and_disjoint_from_training():
     first, second = (load_data("cued_shapes", subset=800, seed=seed) for seed in (0, 1))
     assert first.val.checksum == second.val.checksum and first.test.checksum == second.test.checksum
-    assert first.checksum != second.checksum
+    assert first.train.checksum != second.train.checksum
     parts = [part.images for part in (first.train, first.val, first.test)]
     assert len({image.numpy().tobytes() for part in parts for image in part}) == 800 + 2000 + 2000
     assert first.val.labels.bincount().tolist() == [250] * 8 and first.class_names == SHAPES
@@ -126,13 +126,13 @@ def test_mean_and_std_describe_the_images():
         ({"objects": 2.0}, "objects must be a whole number"),
         ({"cue_size": 5}, "cue_size must be an even number in 2..14, got 5"),
         ({"cue_size": 16}, "cue_size must be an even number in 2..14, got 16"),
-        ({"noise": -0.1}, "noise must be a number in 0..1, got -0.1"),
-        ({"noise": float("nan")}, "noise must be a number in 0..1, got nan"),
-        ({"contrast": 0.6}, "contrast must be a number in 0..0.5"),
+        ({"noise": -0.1}, "noise must be a finite number in 0..1, got -0.1"),
+        ({"noise": float("nan")}, "noise must be a finite number in 0..1, got nan"),
+        ({"contrast": 0.6}, "contrast must be a finite number in 0..0.5"),
         ({"subset": 0}, "count must be a whole number in 1..2147483647, got 0"),
         ({"seed": -1}, "seed must be a whole number in 0..9223372036854775807, got -1"),
         ({"val_count": 0}, "count must be a whole number in 1..2147483647, got 0"),
-        ({"cuesize": 4}, "no option 'cuesize'; did you mean 'cue_size'"),
+        ({"cuesize": 4}, "no option 'cuesize'. Did you mean 'cue_size'"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -98,7 +98,7 @@ def test_parts_can_be_joined_and_checksums_tell_them_apart(pictures, memory_gb):
     data = load_data(f"image_folder:{pictures}", size=8, memory_gb=memory_gb, workers=0)
     assert len(data.train.join(data.val)) == len(data.train) + len(data.val)
     again = load_data(f"image_folder:{pictures}", size=8, memory_gb=memory_gb, workers=0)
-    assert data.checksum == again.checksum != data.val.checksum
+    assert data.train.checksum == again.train.checksum != data.val.checksum
 
 
 def test_the_middle_of_the_image_is_kept_at_8_7_of_the_size(tmp_path):
@@ -150,10 +150,10 @@ def test_a_test_part_of_other_classes_is_refused(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 4}, "size of at least 8.*size=4"),
-        ({"workers": -1}, "workers=-1"),
-        ({"memory_gb": float("nan")}, "memory_gb=nan"),
-        ({"val_per_class": 10}, "Cannot hold out 10 images of each class: the smallest class has 10"),
+        ({"size": 4}, "size must be a whole number of at least 8, got 4"),
+        ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
+        ({"memory_gb": float("nan")}, "memory_gb must be zero or positive, got nan"),
+        ({"val_per_class": 10}, r"val_per_class must be in 1\.\.9, as the smallest class has 10 .* got 10"),
         ({"subset": 100}, "subset must be in 1..27"),
     ],
 )

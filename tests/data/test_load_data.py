@@ -8,10 +8,10 @@ from ean_lib.data import load_data
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar1O", {}, "no dataset 'cifar1O'; did you mean 'cifar10'?"),
-        ("shapes_cued", {}, "There are cued_shapes, cifar10, cifar100, image_folder:PATH"),
-        (7, {}, "named by a string, got 7"),
-        ("cifar10", {"val_pre_class": 5}, "no option 'val_pre_class'; did you mean 'val_per_class'?"),
+        ("cifar1O", {}, "unknown dataset 'cifar1O'. Did you mean 'cifar10'"),
+        ("mnist", {}, "Known are: cued_shapes, cifar10, cifar100, image_folder:PATH"),
+        (7, {}, "named by a text, one of cued_shapes, cifar10, cifar100, image_folder:PATH, got 7"),
+        ("cifar10", {"val_pre_class": 5}, "no option 'val_pre_class'. Did you mean 'val_per_class'?"),
     ],
 )
 def test_unknown_names_and_options_are_refused_with_close_matches(name, options, message, tmp_path):

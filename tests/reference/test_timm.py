@@ -96,11 +96,7 @@ BAD = {
     "swallowed option": ("timm:ese", {"rd_ratio": 0.5}, "'ese' has no option 'rd_ratio'"),
     "missing option": ("timm:bottleneck", {}, "could not be built: AssertionError: A concrete feature size"),
     "fixed sizes only": ("timm:halo", {}, "fails on a map of 5x7: AssertionError"),
-    "another shape": (
-        "timm:sk",
-        {"out_channels": 64},
-        r"turns the shape \(1, 32, 8, 8\) into \(1, 64, 8, 8\)",
-    ),
+    "another shape": ("timm:sk", {"out_channels": 64}, r"turns the shape \(1, 32, 8, 8\) into \(1, 64, 8, 8\)"),
 }
 
 

@@ -1,0 +1,278 @@
+"""Grad-CAM (Selvaraju et al., ICCV 2017), scores of its maps, and the gates of the attention modules themselves.
+
+A map is ReLU(sum_k w_k A_k): A_k is channel k of a layer's output, w_k the mean over positions of the gradient of
+the class score with respect to A_k. Two things are unusual here. A module that blocks share is called several times
+in one forward pass, so a map belongs to a *call* of a layer, not to a layer. And what comes after the layer gets a
+copy of its output, so that an in-place operation cannot spoil the activation that the map is made from.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from ean_lib.attention.common import statistics_dtype
+from ean_lib.networks import AttentionResNet
+from ean_lib.schemes import Scheme
+
+Targets = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
+
+
+@contextmanager
+def _watched(net: nn.Module, modules: set[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    """The network in eval mode with a forward hook on the modules; afterwards, and after an error, as it was."""
+    training = [module for module in net.modules() if module.training]
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        net.eval()
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+
+
+def grad_cam(
+    net: nn.Module, x: Tensor, targets: Targets = None, layer: nn.Module | str | None = None, *,
+    scheme: Any = None, call_index: int | None = None, normalize: bool = True,
+) -> Tensor:  # fmt: skip
+    """Where in the images the evidence for a class lies, as this layer sees it: maps (B, H, W) of the images' size.
+
+    The network computes in eval mode and is left as it was: training flags, gradients, hooks. One forward pass and
+    one backward pass, from the scores to the layer, serve the whole batch. The maps are at least float32.
+
+    Args:
+        net: any module; one made by `build_network` needs no `layer`.
+        x: images (B, C, H, W).
+        targets: class index of each image, or one for all; None takes the class that the network prefers. A function
+            gets what the network returns and gives one value per image (B,), such as `lambda s: s[:, 3] - s[:, 5]`.
+        layer: a module of the network, or its name, with output (B, K, h, w), or a tuple that begins with it (as
+            attention modules give); None is the last block.
+        scheme: passed on to the network where it is given.
+        call_index: which call of the layer in the forward pass, from 0, or from -1 backwards. A layer that is called
+            more than once, such as a shared attention module, needs it.
+        normalize: stretch each map to 0..1 (a map without differences becomes 0); False leaves the ReLU's values.
+
+    Raises:
+        ValueError: for targets, layers, calls and shapes that make no map.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"grad_cam expects images (batch, channels, height, width), got {_kind(x)}")
+    module, count = _find_layer(net, layer), len(x)
+    calls: list[Tensor] = []  # the layer's output at each call
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, tuple) else output
+        if not isinstance(first, Tensor) or first.dim() != 4 or len(first) != count:
+            raise ValueError(f"a map needs an output ({count}, channels, height, width), the layer's is {_kind(first)}")
+        torch.set_grad_enabled(True)  # what comes before the layer's first call needs no graph
+        calls.append(first if first.requires_grad else first.detach().requires_grad_())
+        passed_on = calls[-1].clone()
+        return (passed_on, *output[1:]) if isinstance(output, tuple) else passed_on
+
+    with torch.inference_mode(False), torch.no_grad():
+        x = x.clone() if x.is_inference() else x.detach()
+        with _watched(net, {module}, keep):
+            scores = net(x) if scheme is None else net(x, scheme)
+        activation = _choose_call(calls, call_index)
+        with torch.enable_grad():
+            values = _target_values(scores, targets, count).sum()
+        gradient = torch.autograd.grad(values, activation, allow_unused=True)[0] if values.requires_grad else None
+        if gradient is None:
+            raise ValueError("the targets' scores do not depend on the layer's output; choose a layer before them")
+        dtype = statistics_dtype(activation)
+        weights = gradient.to(dtype).mean((2, 3), keepdim=True)  # (B, K, 1, 1)
+        maps = torch.relu((weights * activation.detach().to(dtype)).sum(1, keepdim=True))  # (B, 1, h, w)
+        maps = _stretch(maps) if normalize else maps
+        maps = F.interpolate(maps, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return _stretch(maps) if normalize else maps
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _find_layer(net: nn.Module, layer: nn.Module | str | None) -> nn.Module:
+    if layer is None:
+        if not isinstance(net, AttentionResNet):
+            raise ValueError(f"which layer of the {type(net).__name__}? Its last block is not known; give `layer`")
+        return net.stage_modules()[-1].blocks[-1]
+    for name, module in net.named_modules():
+        if layer is module or layer == name:
+            return module
+    what = layer if isinstance(layer, str) else _kind(layer)
+    raise ValueError(f"the network has no such layer ({what}); give a module of it, or a name of net.named_modules()")
+
+
+def _choose_call(calls: list[Tensor], index: int | None) -> Tensor:
+    if not calls:
+        raise ValueError(
+            "the layer was not called in the forward pass: it may belong to a block that the scheme does not connect"
+            " (or the network is compiled: give the one before torch.compile)"
+        )
+    if (index is None and len(calls) > 1) or not -len(calls) <= (index or 0) < len(calls):
+        raise ValueError(
+            f"the layer was called {len(calls)} times in the forward pass, and each call has its own map;"
+            f" say which by call_index=0 to {len(calls) - 1}{'' if index is None else f', not {index}'}"
+        )
+    return calls[index or 0]
+
+
+def _target_values(scores: Any, targets: Targets, count: int) -> Tensor:
+    """The number (B,) of each image whose gradient is taken."""
+    if callable(targets):
+        values = targets(scores)
+        if not isinstance(values, Tensor) or values.shape != (count,):
+            raise ValueError(f"`targets` must return one value per image, ({count},), but it returned {_kind(values)}")
+        return values
+    if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != count:
+        raise ValueError(f"the network gives {_kind(scores)}, not ({count}, classes); give a function as `targets`")
+    index = scores.argmax(1) if targets is None else torch.as_tensor(targets, device=scores.device)
+    index = index.expand(count) if index.dim() == 0 else index
+    if index.shape != (count,) or index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(f"`targets` must be one class index per image, ({count},), not {_kind(index)}")
+    if index.min() < 0 or index.max() >= scores.shape[1]:
+        raise ValueError(f"`targets` must lie in 0..{scores.shape[1] - 1}, got {index.tolist()}")
+    return scores.gather(1, index.long()[:, None])[:, 0]
+
+
+def _stretch(maps: Tensor) -> Tensor:
+    """Each map of the batch to 0..1, and to 0 where it has no differences."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / torch.where(high > low, high - low, 1)
+
+
+def attention_gates(net: AttentionResNet, x: Tensor, scheme: Any = None) -> dict[tuple[int, int], Tensor]:
+    """The gates, between 0 and 1, that the attention modules set for images x: no gradient, attention itself.
+
+    Returns:
+        {(stage from 1, block in the stage from 0): gate} of the connected blocks in order. A gate is (B, C) of a
+        module that weights channels (se, dia, eca), and (B, groups, h, w) of one that weights positions (sge).
+
+    Raises:
+        ValueError: if a module has no method `gate(x, state)`.
+    """
+    scheme = net.scheme if scheme is None else Scheme.parse(scheme, net.stages)
+    blocks = [(s, i, module) for (s, i, module), on in zip(net.connections(), scheme.bits, strict=True) if on]
+    modules = {module for _, _, module in blocks if module is not None}
+    for module in modules:
+        if not hasattr(module, "gate"):
+            raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
+    gates: list[Tensor] = []
+    hook = lambda module, inputs, _output: gates.append(module.gate(*inputs))  # noqa: E731
+    with torch.no_grad(), _watched(net, modules, hook):
+        net(x, scheme)
+    return {(s, i): gate for (s, i, _), gate in zip(blocks, gates, strict=True)}
+
+
+def _check(maps: Tensor, masks: Tensor) -> None:
+    if maps.dim() != 3 or masks.shape != maps.shape or masks.dtype != torch.bool:
+        raise ValueError(f"expected maps (B, H, W) and bool masks like them, got {_kind(maps)} and {_kind(masks)}")
+
+
+def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
+    """Whether the highest point of each map (B, H, W) lies in its mask: bool (B,) (Zhang et al., ECCV 2016).
+
+    The first of equally high points counts. A map without differences points nowhere: a miss.
+    """
+    _check(maps, masks)
+    flat = maps.flatten(1)
+    hits = masks.flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0]
+    return hits & (flat.amax(1) > flat.amin(1))
+
+
+def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
+    """The fraction (B,) of each map's sum that lies in its mask (Wang et al., CVPR-W 2020); 0 for a map of zeros."""
+    _check(maps, masks)
+    return (maps * masks).sum((1, 2)) / maps.sum((1, 2)).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+class Curves(NamedTuple):
+    """Probability of the target class as pixels are deleted from the image or inserted into the baseline."""
+
+    fractions: Tensor  # (S + 1,): of the pixels, from 0 to 1
+    deletion: Tensor  # (B, S + 1); a good map makes it fall soon
+    insertion: Tensor  # (B, S + 1); a good map makes it rise soon
+
+    @property
+    def deletion_auc(self) -> Tensor:
+        """Area under the deletion curve (B,), lower is better."""
+        return torch.trapezoid(self.deletion, self.fractions)
+
+    @property
+    def insertion_auc(self) -> Tensor:
+        """Area under the insertion curve (B,), higher is better."""
+        return torch.trapezoid(self.insertion, self.fractions)
+
+
+def deletion_insertion(
+    net: nn.Module, x: Tensor, maps: Tensor, targets: Targets = None, *,
+    scheme: Any = None, steps: int = 16, baseline: Literal["blur", "mean"] = "blur",
+) -> Curves:  # fmt: skip
+    """Deletion and insertion curves (RISE: Petsiuk et al., BMVC 2018), pixels in the order of the maps, highest first.
+
+    Args:
+        net, x, targets, scheme: as in `grad_cam`; targets are class indices or None.
+        maps: (B, H, W) of the size of x.
+        steps: S; each of the S + 1 points is one forward pass of 2 B images.
+        baseline: what stands for "no pixel": the image under a Gaussian blur of an eighth of its size, or its
+            mean colour.
+    """
+    if maps.shape != (len(x), *x.shape[-2:]) or callable(targets) or steps < 1:
+        raise ValueError(f"expected maps like images {_kind(x)}, class indices and steps >= 1, got maps {_kind(maps)}")
+    if baseline not in ("blur", "mean"):
+        raise ValueError(f"baseline must be 'blur' or 'mean', got {baseline!r}")
+    sigma = min(x.shape[-2:]) / 8
+    nothing = x.mean((2, 3), keepdim=True)
+    if baseline == "blur":
+        nothing = gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
+    rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view(len(x), 1, *x.shape[-2:])
+    fractions = torch.linspace(0, 1, steps + 1, device=x.device)
+    points = []
+    with torch.no_grad(), _watched(net, set(), lambda *_: None):
+        predict = lambda images: net(images) if scheme is None else net(images, scheme)  # noqa: E731
+        targets = predict(x).argmax(1) if targets is None else targets
+        for fraction in fractions:
+            chosen = rank < torch.round(fraction * x[0, 0].numel())
+            both = torch.cat([torch.where(chosen, nothing, x), torch.where(chosen, x, nothing)])
+            probabilities = predict(both).float().softmax(1)
+            points.append([_target_values(p, targets, len(x)) for p in probabilities.chunk(2)])
+    return Curves(fractions, *(torch.stack(curve, dim=1) for curve in zip(*points, strict=True)))
+
+
+def edge_map(x: Tensor) -> Tensor:
+    """How much the brightness of images x (B, C, H, W) changes at each pixel (Sobel), 0..1: maps (B, H, W).
+
+    A control: it knows nothing of the network (Adebayo et al., NeurIPS 2018).
+    """
+    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], device=x.device, dtype=x.dtype)
+    grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across, down = F.conv2d(grey, torch.stack([sobel, sobel.T])[:, None]).unbind(1)
+    return _stretch(torch.hypot(across, down))
+
+
+def random_maps(count: int, size: tuple[int, int], grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Maps (count, *size) of random numbers on a coarse grid, enlarged as Grad-CAM's maps are: the other control."""
+    coarse = torch.rand(count, 1, *grid, generator=generator)
+    return _stretch(F.interpolate(coarse, size, mode="bilinear", align_corners=False)[:, 0])
+
+
+def randomised_copy(net: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy in which the numbers of each parameter are shuffled: same distribution, nothing learned.
+
+    If a map looks the same for it, the map does not show what the network learned (Adebayo et al., NeurIPS 2018).
+    """
+    net = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return net

@@ -280,7 +280,11 @@ def mismatches(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
     unknown = [key for key in shapes if key not in wanted]
     wrong = [f"{k} is {shapes[k]}, expected {wanted[k]}" for k in wanted if shapes.get(k, wanted[k]) != wanted[k]]
     kinds = {"missing": missing, "unknown": unknown, "of another shape": wrong}
-    return "; ".join(f"{len(k)} {kind} ({', '.join(k[:3])}{', ...' * (len(k) > 3)})" for kind, k in kinds.items() if k)
+    return "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 def build_network(

@@ -14,26 +14,7 @@ from ean_lib.training import TrainConfig, evaluate, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "PUBLISHED_SCHEMES",
-    "AttentionResNet",
-    "Data",
-    "Scheme",
-    "Scorer",
-    "SearchConfig",
-    "SearchResult",
-    "Split",
-    "TrainConfig",
-    "build_network",
-    "create_attention",
-    "evaluate",
-    "grad_cam",
-    "list_attentions",
-    "load_data",
-    "load_official",
-    "measure",
-    "published_scheme",
-    "register_attention",
-    "relative_time_increment",
-    "search",
-    "train",
-]
+    "PUBLISHED_SCHEMES", "AttentionResNet", "Data", "Scheme", "Scorer", "SearchConfig", "SearchResult", "Split",
+    "TrainConfig", "build_network", "create_attention", "evaluate", "grad_cam", "list_attentions", "load_data",
+    "load_official", "measure", "published_scheme", "register_attention", "relative_time_increment", "search", "train",
+]  # fmt: skip

@@ -1,11 +1,11 @@
 """What options and arguments go through: a mistake is answered by what was expected and what came."""
 
-from collections.abc import Iterable
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from reprlib import repr as short
 from typing import Any
-
-from ean_lib.attention.registry import suggest
 
 
 def check(name: str, value: Any, fine: bool, expected: str) -> None:
@@ -22,7 +22,30 @@ def check_number(name: str, value: Any, low: float = 0, high: float | None = Non
     check(name, value, fine, f"a {'whole' if whole else 'finite'} number {limits}")
 
 
+def check_odd(name: str, value: Any) -> None:
+    """`ValueError` unless value is a positive odd number, as the size of a convolution that keeps its map's size is."""
+    check(name, value, type(value) is int and value > 0 and value % 2 == 1, "a positive odd number")
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """`ValueError`, with the close matches, unless value is one of the choices."""
     if value not in (known := list(choices)):
         raise ValueError(f"unknown {name} {value!r}. {suggest(str(value), known)}")
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The close matches of a wrong name, or all known names."""
+    close = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Known are: {', '.join(known)}."
+
+
+def check_keywords(what: str, factory: Callable[..., Any], keywords: dict[str, Any]) -> None:
+    """`ValueError` for a keyword that `factory` does not take (timm's swallow-all `**_` does not count)."""
+    parameters = list(inspect.signature(factory).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD and p.name != "_" for p in parameters):
+        return
+    known = [p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for keyword in keywords:
+        if keyword not in known:
+            options = suggest(keyword, known) if known else "It has no options."
+            raise ValueError(f"{what} has no option {keyword!r}. {options}")

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +145,7 @@ class Run:
     """Retrain this scheme (bits, or the folder of a finished search) instead of searching for one per seed."""
     recalibrate: int | None = 1000
     """Re-estimate BatchNorm for each scheme from this many training images while searching."""
-    out: Path = field(default=Path("runs/run"))
+    out: Path = Path("runs/run")
     """The folder of all of it."""
 
     def __call__(self) -> str:

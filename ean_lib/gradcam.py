@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from ean_lib.attention.common import statistics_dtype
+from ean_lib.checks import check
 from ean_lib.networks import AttentionResNet
 from ean_lib.schemes import Scheme
 
@@ -108,21 +109,17 @@ def _find_layer(net: nn.Module, layer: nn.Module | str | None) -> nn.Module:
     for name, module in net.named_modules():
         if layer is module or layer == name:
             return module
-    what = layer if isinstance(layer, str) else _kind(layer)
-    raise ValueError(f"the network has no such layer ({what}); give a module of it, or a name of net.named_modules()")
+    given = layer if isinstance(layer, str) else _kind(layer)
+    raise ValueError(f"the network has no such layer ({given}); give a module of it, or a name of net.named_modules()")
 
 
 def _choose_call(calls: list[Tensor], index: int | None) -> Tensor:
     if not calls:
-        raise ValueError(
-            "the layer was not called in the forward pass: it may belong to a block that the scheme does not connect"
-            " (or the network is compiled: give the one before torch.compile)"
-        )
+        why = "it may belong to a block that the scheme does not connect (or to a compiled network: give the plain one)"
+        raise ValueError(f"the layer was not called in the forward pass: {why}")
     if (index is None and len(calls) > 1) or not -len(calls) <= (index or 0) < len(calls):
-        raise ValueError(
-            f"the layer was called {len(calls)} times in the forward pass, and each call has its own map;"
-            f" say which by call_index=0 to {len(calls) - 1}{'' if index is None else f', not {index}'}"
-        )
+        advice = f"say which by call_index=0 to {len(calls) - 1}" + ("" if index is None else f", not {index}")
+        raise ValueError(f"the layer was called {len(calls)} times, and each call has its own map; {advice}")
     return calls[index or 0]
 
 
@@ -228,12 +225,10 @@ def deletion_insertion(
     """
     if maps.shape != (len(x), *x.shape[-2:]) or callable(targets) or steps < 1:
         raise ValueError(f"expected maps like images {_kind(x)}, class indices and steps >= 1, got maps {_kind(maps)}")
-    if baseline not in ("blur", "mean"):
-        raise ValueError(f"baseline must be 'blur' or 'mean', got {baseline!r}")
+    check("baseline", baseline, baseline in ("blur", "mean"), "'blur' or 'mean'")
     sigma = min(x.shape[-2:]) / 8
-    nothing = x.mean((2, 3), keepdim=True)
-    if baseline == "blur":
-        nothing = gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
+    blurred = gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
+    nothing = blurred if baseline == "blur" else x.mean((2, 3), keepdim=True)
     rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view(len(x), 1, *x.shape[-2:])
     fractions = torch.linspace(0, 1, steps + 1, device=x.device)
     points = []

@@ -149,13 +149,9 @@ def latency(
 
 
 def measure(
-    networks: Mapping[str, nn.Module],
-    backbone: nn.Module,
-    input_shape: Sequence[int],
-    *,
-    device: str | torch.device = "auto",
-    rounds: int = 20,
-) -> dict[str, Measurement]:
+    networks: Mapping[str, nn.Module], backbone: nn.Module, input_shape: Sequence[int], *,
+    device: str | torch.device = "auto", rounds: int = 20,
+) -> dict[str, Measurement]:  # fmt: skip
     """Cost of networks beside their backbone: each is pruned to its scheme and fused, then they take turns.
 
     Args:
@@ -178,23 +174,16 @@ def measure(
     macs = [count_macs(net, input_shape) for net in fused]
     results = {}
     for i, name in enumerate(networks, start=1):
-        increments = times[i].increments(times[0])
+        own, reference = times[i], times[0]
+        increments = own.increments(reference)
         results[name] = Measurement(
-            parameters=parameters[i],
-            extra_parameters=parameters[i] - parameters[0],
-            macs=macs[i],
-            extra_macs=macs[i] - macs[0],
-            median_ms=times[i].median_ms,
-            quartiles_ms=times[i].quartiles_ms,
-            backbone_ms=times[0].median_ms,
-            time_increment=relative_time_increment(times[i].median_ms, times[0].median_ms),
-            paired_increment=median(increments),
-            paired_quartiles=_quartiles(increments),
-            rounds=rounds,
-            input_shape=tuple(input_shape),
-            device=times[i].device,
-            threads=times[i].threads,
-        )
+            parameters=parameters[i], extra_parameters=parameters[i] - parameters[0],
+            macs=macs[i], extra_macs=macs[i] - macs[0],
+            median_ms=own.median_ms, quartiles_ms=own.quartiles_ms, backbone_ms=reference.median_ms,
+            time_increment=relative_time_increment(own.median_ms, reference.median_ms),
+            paired_increment=median(increments), paired_quartiles=_quartiles(increments),
+            rounds=rounds, input_shape=tuple(input_shape), device=own.device, threads=own.threads,
+        )  # fmt: skip
     return results
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import conv1x1, conv3x3  # without bias, since a BatchNorm follows
 
 from ean_lib.attention import create_attention
 from ean_lib.attention.common import State
@@ -49,16 +50,6 @@ BACKBONES: dict[str, Backbone] = {
     "resnet50": Backbone("imagenet", True, (3, 4, 6, 3)),
     "resnet101": Backbone("imagenet", True, (3, 4, 23, 3)),
 }
-
-
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size at stride 1; no bias, since a BatchNorm follows."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-
-
-def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 1x1 convolution without bias."""
-    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
 
 class Block(nn.Module):
@@ -202,10 +193,9 @@ class AttentionResNet(nn.Module):
             gates, wanted = scheme.per_stage, scheme.bits
         for (s, i, module), want in zip(self.connections(), wanted, strict=True):
             if want and module is None:
-                raise ValueError(
-                    f"the scheme connects block {i} of stage {s}, but the network has no attention module there"
-                    f" (it was built or pruned for {self.scheme}); build it with attention, or use the unpruned network"
-                )
+                there = f"no attention module there (it was built or pruned for {self.scheme})"
+                advice = "build it with attention, or use the unpruned network"
+                raise ValueError(f"the scheme connects block {i} of stage {s}, but the network has {there}; {advice}")
         return gates
 
     def connections(self) -> Iterator[tuple[int, int, nn.Module | None]]:
@@ -235,9 +225,7 @@ class AttentionResNet(nn.Module):
         net = copy.deepcopy(self)
         for stage, bits in zip(net.stage_modules(), scheme.per_stage, strict=True):
             if isinstance(stage.attention, nn.ModuleDict):
-                for i, bit in enumerate(bits):
-                    if not bit and str(i) in stage.attention:
-                        del stage.attention[str(i)]
+                stage.attention = nn.ModuleDict({str(i): stage.module_of(i) for i, bit in enumerate(bits) if bit})
             if not any(bits):
                 stage.attention = None
         net.scheme = scheme
@@ -280,26 +268,16 @@ def mismatches(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
     unknown = [key for key in shapes if key not in wanted]
     wrong = [f"{k} is {shapes[k]}, expected {wanted[k]}" for k in wanted if shapes.get(k, wanted[k]) != wanted[k]]
     kinds = {"missing": missing, "unknown": unknown, "of another shape": wrong}
-    return "; ".join(f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys)
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    some = {kind: ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "") for kind, keys in kinds.items()}
+    return "; ".join(f"{len(keys)} {kind} ({some[kind]})" for kind, keys in kinds.items() if keys)
 
 
 def build_network(
-    backbone: str,
-    attention: str | None = None,
-    share: Literal["stage", "none"] = "stage",
-    scheme: Scheme | str | None = None,
-    num_classes: int = 10,
-    *,
-    width: int | None = None,
-    stem_stride: int | None = None,
-    blocks: Sequence[int] | None = None,
-    attention_kwargs: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-) -> AttentionResNet:
+    backbone: str, attention: str | None = None, share: Literal["stage", "none"] = "stage",
+    scheme: Scheme | str | None = None, num_classes: int = 10, *, width: int | None = None,
+    stem_stride: int | None = None, blocks: Sequence[int] | None = None,
+    attention_kwargs: Mapping[str, Any] | None = None, seed: int | None = None,
+) -> AttentionResNet:  # fmt: skip
     """Build a residual network with or without attention.
 
     Args:
@@ -354,6 +332,6 @@ def build_network(
         if attention is not None:
             for stage in stages:
                 make = partial(create_attention, attention, stage.out_channels, **kwargs)
-                own = {str(i): make() for i in range(stage.depth)} if share == "none" else {}
-                stage.attention = nn.ModuleDict(own) if own else make()
+                own = share == "none"
+                stage.attention = nn.ModuleDict({str(i): make() for i in range(stage.depth)}) if own else make()
     return net

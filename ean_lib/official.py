@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ean_lib.attention.registry import suggest
-from ean_lib.checks import check
+from ean_lib.checks import check, suggest
 from ean_lib.networks import AttentionResNet, build_network, mismatches
 from ean_lib.runs import load_weights
 from ean_lib.schemes import Scheme
@@ -85,10 +84,9 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
         other = [name for name, key in _MARKS.items() if key in given and name != attention]
         unknown = "the file may be truncated, of another network, or of a run of this library"
         advice = f"it looks like one with attention {other[0]!r}" if other else unknown
-        raise ValueError(
-            f"the checkpoint is not an official ResNet-50 with attention {attention!r}, whose keys are like "
-            f"'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}': {problems}; {advice}"
-        )
+        keys = f"whose keys are like 'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}'"
+        what = f"the checkpoint is not an official ResNet-50 with attention {attention!r}"
+        raise ValueError(f"{what}, {keys}: {problems}; {advice}")
     weights = {}
     for key, value in ours.items():
         weight = given.get(_official(key), torch.zeros(value.shape))

@@ -154,15 +154,9 @@ def run_search(
 
 
 def run_retrain(
-    task: Task,
-    scheme: Scheme,
-    config: TrainConfig,
-    seed: int,
-    out: Path,
-    place: Place = Place(),
-    share: Share = "stage",
-    form: str = "ean",
-) -> dict[str, Any]:
+    task: Task, scheme: Scheme, config: TrainConfig, seed: int, out: Path, place: Place = Place(),
+    share: Share = "stage", form: str = "ean",
+) -> dict[str, Any]:  # fmt: skip
     """Train the network of one scheme from scratch on all training images, then, once, look at the test part.
 
     No choice is left to make from here on, so the search-val part is trained on as well.

@@ -1,7 +1,8 @@
 """Defaults per dataset: ``quick`` is what two CPU cores can do, ``full`` is the paper's scale."""
 
-from __future__ import annotations
+from functools import partial
 
+from ean_lib.checks import check_choice
 from ean_lib.pipeline import Task
 from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig
@@ -17,9 +18,8 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
     1e-4; retraining 120 epochs, lr a tenth at each quarter. DIANet's CIFAR recipe gives the retraining on CIFAR: 180
     epochs, batch 128, lr a tenth after one and two thirds.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    paper = TrainConfig(epochs=50, batch_size=256, schedule="step", milestones=(0.8,), weight_decay=1e-4)
+    check_choice("preset", preset, PRESETS)
+    by_steps = partial(TrainConfig, schedule="step", weight_decay=1e-4)
     cifar = dataset in ("cifar10", "cifar100")
     if dataset == "cued_shapes":
         task = Task(dataset, "resnet20", blocks=(2, 2, 2), stem_stride=2)
@@ -33,12 +33,10 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
         supernet, retrain = TrainConfig(epochs=8), TrainConfig(epochs=6)
     elif cifar:
         task = Task(dataset, "resnet164")
-        supernet = paper
-        retrain = TrainConfig(epochs=180, schedule="step", milestones=(1 / 3, 2 / 3), weight_decay=1e-4)
+        supernet = by_steps(epochs=50, batch_size=256, milestones=(0.8,))
+        retrain = by_steps(epochs=180, milestones=(1 / 3, 2 / 3))
     else:
         task = Task(dataset, "resnet50")
-        supernet = paper
-        retrain = TrainConfig(
-            epochs=120, batch_size=256, schedule="step", milestones=(0.25, 0.5, 0.75), weight_decay=1e-4
-        )
+        supernet = by_steps(epochs=50, batch_size=256, milestones=(0.8,))
+        retrain = by_steps(epochs=120, batch_size=256, milestones=(0.25, 0.5, 0.75))
     return task, supernet, SearchConfig(), retrain

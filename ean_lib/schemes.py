@@ -176,10 +176,6 @@ class Scheme:
         """The bits as a bool tensor of shape (blocks,)."""
         return torch.tensor(self.bits, dtype=torch.bool, device=device)
 
-    def to_json(self) -> str:
-        """JSON text that `parse` reads back, such as {"bits": "110-0011", "stages": [3, 4]}."""
-        return json.dumps({"bits": str(self), "stages": list(self.stages)})
-
     def __str__(self) -> str:
         return "-".join("".join("1" if bit else "0" for bit in part) for part in self.per_stage)
 

@@ -293,23 +293,21 @@ def tpe(found: Evaluations, generator: torch.Generator) -> None:
     import optuna
 
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        sampler = optuna.samplers.TPESampler(seed=found.config.seed)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        repeated = 0
-        while found.left > 0:
-            if repeated >= 10:  # the estimator has settled: give it something new
-                unseen = found.unseen(1, generator)[0]
-                study.enqueue_trial({f"block {i}": bit for i, bit in enumerate(unseen.bits)})
-            trial = study.ask()
-            bits = tuple(trial.suggest_categorical(f"block {i}", (False, True)) for i in range(found.blocks))
-            scheme = Scheme(bits, found.stages)
-            repeated = repeated + 1 if scheme in found.values else 0
-            found.try_all([scheme])
-            study.tell(trial, found.objective(scheme))
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces each new study
+    sampler = optuna.samplers.TPESampler(seed=found.config.seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    optuna.logging.set_verbosity(verbosity)
+    repeated = 0
+    while found.left > 0:
+        if repeated >= 10:  # the estimator has settled: give it something new
+            unseen = found.unseen(1, generator)[0]
+            study.enqueue_trial({f"block {i}": bit for i, bit in enumerate(unseen.bits)})
+        trial = study.ask()
+        bits = tuple(trial.suggest_categorical(f"block {i}", (False, True)) for i in range(found.blocks))
+        scheme = Scheme(bits, found.stages)
+        repeated = repeated + 1 if scheme in found.values else 0
+        found.try_all([scheme])
+        study.tell(trial, found.objective(scheme))
 
 
 def exhaustive(found: Evaluations, generator: torch.Generator) -> None:
@@ -365,15 +363,8 @@ def search(
     final = METHODS[config.method](found, generator) or found.best
     values = {str(scheme): value for scheme, value in found.values.items()}
     return SearchResult(
-        scheme=final,
-        objective=found.objective(final),
-        value=found.values[final],
-        sparsity=final.sparsity,
-        method=config.method,
-        evaluations=len(values),
-        calls=found.calls,
+        scheme=final, objective=found.objective(final), value=found.values[final], sparsity=final.sparsity,
+        method=config.method, evaluations=len(values), calls=found.calls,
         constant_reward=len(values) > 1 and len(set(values.values())) == 1,
-        values=values,
-        history=found.history,
-        config=config,
-    )
+        values=values, history=found.history, config=config,
+    )  # fmt: skip

@@ -58,15 +58,9 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        net: AttentionResNet,
-        data: Data,
-        *,
-        batch_size: int = 500,
-        recalibrate: int | None = None,
-        device: str = "auto",
-        known: dict[Scheme, float] | None = None,
-    ) -> None:
+        self, net: AttentionResNet, data: Data, *, batch_size: int = 500, recalibrate: int | None = None,
+        device: str = "auto", known: dict[Scheme, float] | None = None,
+    ) -> None:  # fmt: skip
         check("recalibrate", recalibrate, recalibrate is None or recalibrate >= 2, "None or at least 2 training images")
         self.device = find_device(device)
         self.net = copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -96,16 +96,9 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 
 def train(
-    net: AttentionResNet,
-    data: Data,
-    config: TrainConfig,
-    scheme: Scheme | Literal["random"] = "random",
-    run: Run | None = None,
-    *,
-    split: Split | None = None,
-    device: str = "auto",
-    progress: bool = True,
-) -> list[dict[str, float]]:
+    net: AttentionResNet, data: Data, config: TrainConfig, scheme: Scheme | Literal["random"] = "random",
+    run: Run | None = None, *, split: Split | None = None, device: str = "auto", progress: bool = True,
+) -> list[dict[str, float]]:  # fmt: skip
     """Train net in place and return one record per epoch.
 
     Args:
@@ -217,9 +210,9 @@ class _Meter:
     """Loss and accuracy of an epoch so far, over all processes, fetched from the device only now and then."""
 
     def __init__(self, accelerator: Accelerator, first_step: int) -> None:
-        self.accelerator, self.checked = accelerator, first_step
+        self.accelerator, self.first_step, self.steps = accelerator, first_step, 0
         self.pending: list[Tensor] = []  # (loss, correct, count) of each step
-        self.loss_sum = self.correct = self.count = self.steps = 0.0
+        self.loss_sum = self.correct = self.count = 0.0
 
     def check(self) -> None:
         """Take in what is pending; raise if a step's loss is not finite."""
@@ -227,12 +220,10 @@ class _Meter:
         self.pending.clear()
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
-            step = self.checked + int(bad[0])
-            raise NonFiniteLossError(
-                f"the loss is {rows[int(bad[0]), 0].item()} at step {step} (finite until then); try a lower lr"
-                " (a tenth of it), precision fp32 instead of bf16, and look for broken values in the images or weights"
-            )
-        self.checked += len(rows)
+            step = self.first_step + self.steps + int(bad[0])
+            advice = "try a lower lr (a tenth of it), precision fp32 instead of bf16, and look for broken values in the"
+            what = f"the loss is {rows[int(bad[0]), 0].item()} at step {step} (finite until then)"
+            raise NonFiniteLossError(f"{what}; {advice} images or weights")
         self.steps += len(rows)
         self.loss_sum += rows[:, 0].sum().item() / self.accelerator.num_processes
         self.correct += rows[:, 1].sum().item()

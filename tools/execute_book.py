@@ -20,11 +20,13 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from traitlets.config import Config
 
 from ean_lib.runs import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 BEGIN, END = "% run times: written by tools/execute_book.py", "% end of the run times"
 
 
@@ -32,6 +34,17 @@ def parse_parameters(words: list[str]) -> dict[str, str | int]:
     """`["SEED=1", "DATASET="]` -> `{"SEED": 1}`: what papermill is to set in a chapter."""
     pairs = (word.split("=", 1) for word in words)
     return {name: int(value) if value.isdecimal() else value for name, value in pairs if value}
+
+
+def join_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Put together what a cell printed: a kernel sends it in pieces, wherever its buffer happened to end."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and output.get("name") == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def strip_execution_traces(path: Path) -> None:
@@ -45,6 +58,10 @@ def strip_execution_traces(path: Path) -> None:
         cell.metadata.pop("execution", None)
         if not cell.metadata.get("tags"):
             cell.metadata.pop("tags", None)
+        if cell.cell_type == "code":
+            cell.outputs = join_streams(cell.outputs)
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET_VIEW, None)  # it would look for a state that is not kept
     nbformat.write(notebook, path)
 
 
@@ -52,10 +69,11 @@ def execute(chapter: Path, output: Path, parameters: dict[str, str | int], folde
     """Run one chapter with this working directory and return the seconds that it took."""
     known = papermill.inspect_notebook(str(chapter))
     chosen = {name: value for name, value in parameters.items() if name in known}
+    options = {"kernel_name": "python3", "cwd": folder, "progress_bar": False}
+    # A pipe of this machine instead of a network port, about which the kernel would warn.
+    options["config"] = Config(KernelManager={"transport": "ipc"})
     start = time.perf_counter()
-    papermill.execute_notebook(
-        str(chapter), str(output), parameters=chosen, kernel_name="python3", cwd=folder, progress_bar=False
-    )
+    papermill.execute_notebook(str(chapter), str(output), parameters=chosen, **options)
     return time.perf_counter() - start
 
 

@@ -13,16 +13,5 @@ from ean_lib.attention.eca import ECA
 from ean_lib.attention.registry import create_attention, list_attentions, register_attention
 from ean_lib.attention.se import SE
 from ean_lib.attention.sge import SGE
-from ean_lib.attention.timm_layers import TimmAttention
 
-__all__ = [
-    "CBAM",
-    "DIA",
-    "ECA",
-    "SE",
-    "SGE",
-    "TimmAttention",
-    "create_attention",
-    "list_attentions",
-    "register_attention",
-]
+__all__ = ["CBAM", "DIA", "ECA", "SE", "SGE", "create_attention", "list_attentions", "register_attention"]

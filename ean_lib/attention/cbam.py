@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ean_lib.attention.common import State, average_pool, check_positive, reduced_channels, statistics_dtype
+from ean_lib.attention.common import State, average_pool, reduced_channels, statistics_dtype
 from ean_lib.attention.registry import register_attention
+from ean_lib.checks import check_odd
 
 
 @register_attention("cbam")
@@ -30,12 +31,10 @@ class CBAM(nn.Module):
     ) -> None:
         super().__init__()
         reduced = reduced_channels(channels, rd_ratio, rd_channels)
-        size = check_positive("spatial_kernel_size", spatial_kernel_size)
-        if size % 2 == 0:
-            raise ValueError(f"`spatial_kernel_size` must be odd, but it is {size}.")
+        check_odd("spatial_kernel_size", spatial_kernel_size)
         self.fc1 = nn.Conv2d(channels, reduced, 1, bias=False)
         self.fc2 = nn.Conv2d(reduced, channels, 1, bias=False)
-        self.spatial = nn.Conv2d(2, 1, size, padding=size // 2, bias=False)
+        self.spatial = nn.Conv2d(2, 1, spatial_kernel_size, padding=spatial_kernel_size // 2, bias=False)
 
     def _mlp(self, pooled: Tensor) -> Tensor:
         return self.fc2(torch.relu(self.fc1(pooled.to(self.fc1.weight.dtype))))

@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ean_lib.checks import check, check_number
+
 State = Any  # None, a tensor or a tuple of tensors
-
-
-def check_positive(name: str, value: Any) -> int:
-    """Return `value` if it is a positive integer; `ValueError` otherwise."""
-    if type(value) is not int or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer, but it is {value!r}.")
-    return value
 
 
 def reduced_channels(channels: int, rd_ratio: float, rd_channels: int | None) -> int:
@@ -24,14 +19,12 @@ def reduced_channels(channels: int, rd_ratio: float, rd_channels: int | None) ->
     Raises:
         ValueError: if a number of channels is not a positive integer, or `rd_ratio` is not in (0, 1].
     """
-    check_positive("channels", channels)
+    check_number("channels", channels, low=1, whole=True)
     if rd_channels is not None:
-        return check_positive("rd_channels", rd_channels)
-    if isinstance(rd_ratio, bool) or not isinstance(rd_ratio, Real) or not 0 < rd_ratio <= 1:
-        raise ValueError(
-            "`rd_ratio`, the bottleneck's share of the channels, must be above 0 and at most 1, "
-            f"such as 1/16, but it is {rd_ratio!r}."
-        )
+        check_number("rd_channels", rd_channels, low=1, whole=True)
+        return rd_channels
+    fine = isinstance(rd_ratio, Real) and not isinstance(rd_ratio, bool) and 0 < rd_ratio <= 1
+    check("rd_ratio", rd_ratio, fine, "the bottleneck's share of the channels, above 0 and at most 1, such as 1/16")
     return max(1, int(channels * rd_ratio))
 
 

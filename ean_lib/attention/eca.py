@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ean_lib.attention.common import State, average_pool, check_positive
+from ean_lib.attention.common import State, average_pool
 from ean_lib.attention.registry import register_attention
+from ean_lib.checks import check, check_number, check_odd
 
 
 @register_attention("eca")
@@ -23,14 +24,12 @@ class ECA(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1) -> None:
         super().__init__()
-        check_positive("channels", channels)
+        check_number("channels", channels, low=1, whole=True)
+        check("gamma", gamma, gamma > 0, "positive")
         if kernel_size is None:
-            if not gamma > 0:
-                raise ValueError(f"`gamma` must be positive, but it is {gamma!r}.")
             size = int(abs(math.log2(channels) + beta) / gamma)
             kernel_size = max(3, size if size % 2 else size + 1)
-        elif check_positive("kernel_size", kernel_size) % 2 == 0:
-            raise ValueError(f"`kernel_size` must be odd, but it is {kernel_size}.")
+        check_odd("kernel_size", kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def gate(self, x: Tensor, state: State = None) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import nn
 
-from ean_lib.attention.common import check_positive
+from ean_lib.checks import check_keywords, check_number, suggest
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 
@@ -30,9 +28,8 @@ def register_attention(name: str) -> Callable[[Factory], Factory]:
 
     def register(factory: Factory) -> Factory:
         if name in _factories:
-            raise ValueError(
-                f"The attention name {name!r} is taken by {_factories[name].__qualname__}: choose another."
-            )
+            owner = _factories[name].__qualname__
+            raise ValueError(f"The attention name {name!r} is taken by {owner}: choose another.")
         _factories[name] = factory
         return factory
 
@@ -62,31 +59,12 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
     """
     if not isinstance(name, str):
         raise ValueError(f"The name of an attention module must be a text such as 'se', but it is {name!r}.")
-    check_positive("channels", channels)
+    check_number("channels", channels, low=1, whole=True)
     if name.startswith(TIMM):
         from ean_lib.attention.timm_layers import create_timm
 
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
     if name not in _factories:
-        known = list_attentions()
-        raise ValueError(f"There is no attention module {name!r}. {suggest(name, known)}")
+        raise ValueError(f"There is no attention module {name!r}. {suggest(name, list_attentions())}")
     check_keywords(f"The attention module {name!r}", _factories[name], keywords)
     return _factories[name](channels, **keywords)
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """The close matches of a wrong name, or all known names."""
-    close = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
-    return f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Known are: {', '.join(known)}."
-
-
-def check_keywords(what: str, factory: Callable[..., Any], keywords: dict[str, Any]) -> None:
-    """`ValueError` for a keyword that `factory` does not take (timm's swallow-all `**_` does not count)."""
-    parameters = list(inspect.signature(factory).parameters.values())
-    if any(p.kind is p.VAR_KEYWORD and p.name != "_" for p in parameters):
-        return
-    known = [p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    for keyword in keywords:
-        if keyword not in known:
-            options = suggest(keyword, known) if known else "It has no options."
-            raise ValueError(f"{what} has no option {keyword!r}. {options}")

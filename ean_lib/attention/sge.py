@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ean_lib.attention.common import State, average_pool, check_positive
+from ean_lib.attention.common import State, average_pool
 from ean_lib.attention.registry import register_attention
+from ean_lib.checks import check, check_number
 
 EPSILON = 1e-5  # added to the standard deviation, not to the variance
 
@@ -42,13 +43,11 @@ class SGE(nn.Module):
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
-        check_positive("channels", channels)
-        self.groups = default_groups(channels) if groups is None else check_positive("groups", groups)
-        if channels % self.groups:
-            raise ValueError(
-                f"`groups` must divide the channels, but {channels} channels do not fall into "
-                f"{groups} groups: take a divisor such as {default_groups(channels)}."
-            )
+        check_number("channels", channels, low=1, whole=True)
+        self.groups = default_groups(channels) if groups is None else groups
+        check_number("groups", self.groups, low=1, whole=True)
+        divisor = f"a divisor of the {channels} channels, such as {default_groups(channels)}"
+        check("groups", self.groups, channels % self.groups == 0, divisor)
         self.weight = nn.Parameter(torch.zeros(1, self.groups, 1, 1))
         self.bias = nn.Parameter(torch.ones(1, self.groups, 1, 1))
 

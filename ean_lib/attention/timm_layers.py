@@ -8,13 +8,14 @@ that BatchNorm mixes the statistics of all connected blocks: prefer the layers w
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ean_lib.attention.common import State
-from ean_lib.attention.registry import check_keywords, suggest
+from ean_lib.checks import check_keywords, suggest
 
 # Of timm 1.0 those that need no further options. Others (bottleneck with feat_size) can be asked for by name.
 _KEEP_SHAPE = ["cbam", "ceca", "coord", "eca", "ecam", "ela", "ese", "gc", "gca", "lambda", "lcbam", "nl"]
@@ -48,13 +49,11 @@ def create_timm(name: str, channels: int, **keywords: Any) -> TimmAttention:
     try:
         from timm.layers import create_attn, get_attn
     except ImportError:
-        raise ValueError(
-            f"The attention module 'timm:{name}' needs the package timm: install it with `pip install timm`."
-        ) from None
-    try:
+        needs = "needs the package timm: install it with `pip install timm`"
+        raise ValueError(f"The attention module 'timm:{name}' {needs}.") from None
+    layer_class = None
+    with suppress(AssertionError):  # timm's way of saying that it has no such layer
         layer_class = get_attn(name)
-    except AssertionError:  # timm's way of saying that it has no such layer
-        layer_class = None
     if layer_class is None:
         raise ValueError(f"timm has no attention layer {name!r}. {suggest(name, _KEEP_SHAPE)}")
     check_keywords(f"timm's attention layer {name!r}", layer_class, keywords)
@@ -79,9 +78,7 @@ def _probe(what: str, layer: nn.Module, channels: int, sizes: Any) -> None:
             raise ValueError(f"{what} fails on a map of {height}x{width}: {type(error).__name__}: {error}") from error
         if not isinstance(y, Tensor) or y.shape != x.shape:
             shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"{what} turns the shape {tuple(x.shape)} into {shape}, but attention must keep the shape."
-            )
+            raise ValueError(f"{what} turns the shape {tuple(x.shape)} into {shape}; attention must keep the shape.")
         if not x.is_meta and not torch.equal(x, before):
             raise ValueError(f"{what} overwrites its input, which the shortcut still needs.")
     layer.train()

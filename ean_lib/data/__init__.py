@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ean_lib.attention.registry import check_keywords, suggest
-from ean_lib.checks import check
+from ean_lib.checks import check, check_keywords, suggest
+from ean_lib.data.cifar import load_cifar
+from ean_lib.data.cued_shapes import load_cued_shapes
+from ean_lib.data.folder import load_image_folder
 from ean_lib.data.splits import Data, Split
 
 DATASETS = ("cued_shapes", "cifar10", "cifar100", "image_folder:PATH")
@@ -38,17 +40,12 @@ def load_data(
     """
     check("a dataset", name, isinstance(name, str), f"named by a text, one of {', '.join(DATASETS)}")
     kind, _, path = name.partition(":")
-    arguments: tuple[Any, ...] = ()
     if name in ("cifar10", "cifar100"):
-        from ean_lib.data.cifar import load_cifar as load
-
-        arguments = (name, data_directory(root))
+        load, arguments = load_cifar, (name, data_directory(root))
     elif name == "cued_shapes":
-        from ean_lib.data.cued_shapes import load_cued_shapes as load
+        load, arguments = load_cued_shapes, ()
     elif kind == "image_folder" and path:
-        from ean_lib.data.folder import load_image_folder as load
-
-        arguments = (path,)
+        load, arguments = load_image_folder, (path,)
     else:
         raise ValueError(f"unknown dataset {name!r}. {suggest(name, list(DATASETS))}")
     check_keywords(kind, load, options)

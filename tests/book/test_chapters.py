@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -41,8 +42,9 @@ def solutions(path: Path) -> dict[str, str]:
 
 
 def images(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """The outputs of a cell that are shown as a picture."""
-    return [o for o in cell.outputs if any(mime.startswith("image/") for mime in o.get("data", {}))]
+    """The outputs of a cell that are shown as a picture, which those that have an HTML form are not."""
+    data = [(output, output.get("data", {})) for output in cell.outputs]
+    return [o for o, d in data if "text/html" not in d and any(mime.startswith("image/") for mime in d)]
 
 
 def test_there_are_chapters():
@@ -87,6 +89,14 @@ def test_a_chapter_was_executed_in_order_without_an_error(path):
 
 
 @every_chapter
+def test_what_a_cell_printed_is_in_one_piece(path):
+    """A page shows every piece of a stream on a line of its own."""
+    for cell in cells(path):
+        kinds = [output.get("name", number) for number, output in enumerate(cell.outputs)]
+        assert all(one != next_one for one, next_one in pairwise(kinds)), cell.source[:80]
+
+
+@every_chapter
 def test_at_least_half_of_the_code_cells_are_compared_strictly(path):
     code = cells(path)
     ignored = [cell for cell in code if {"nbval-ignore-output", "nbval-skip"} & set(tags(cell))]
@@ -116,8 +126,10 @@ def test_every_figure_has_a_number_a_caption_and_alt_text(path):
 
 @every_chapter
 def test_a_committed_chapter_is_small_and_carries_no_widget_state(path):
+    """A widget's view without its state shows nothing; its text/html form is complete."""
     assert path.stat().st_size < 1_000_000
     assert "widgets" not in json.loads(path.read_text())["metadata"]
+    assert "application/vnd.jupyter.widget-view" not in path.read_text()
 
 
 def test_all_chapters_start_with_the_same_bootstrap_cell():

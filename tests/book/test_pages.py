@@ -126,6 +126,19 @@ def test_axe_finds_no_serious_violation(built, page, name, mode):
     assert not serious, json.dumps(serious, indent=1)
 
 
+@pytest.mark.parametrize("name", ["intro", "02_sharing", "03_supernet", "04_controller", "05_sparse_retrain"])
+def test_a_page_has_the_scheme_explorer_and_a_question(built, page, name):
+    open_page(page, built.html, name)
+    block = page.locator(".ean-explorer [role=switch]").first
+    before = block.get_attribute("aria-checked")
+    block.click()
+    assert {before, block.get_attribute("aria-checked")} == {"true", "false"}
+    assert page.locator(".ean-explorer").count() == 1
+    assert page.get_by_text(re.compile("[Qq]uestions? to play with")).count() == 1
+    page.wait_for_function("() => location.hash.startsWith('#scheme-')")
+    assert page.problems == []
+
+
 def test_figures_are_numbered_across_the_book(built):
     numbers = []
     for name in PAGES:

@@ -320,7 +320,7 @@ function ticks(low, high, count) {
 
 /** Draw the axes of a chart, in pixels; give its scales and the layer for its marks. */
 function axes(svg, width, height, [x0, x1, marks, xLabel], [y0, y1], yLabel) {
-	const [left, right, top, bottom] = [56, 10, 10, 42];
+	const [left, right, top, bottom] = [56, 16, 10, 42];
 	const x = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (width - left - right);
 	const y = (value) => height - bottom - ((value - y0) / (y1 - y0 || 1)) * (height - top - bottom);
 	const layer = h("g");

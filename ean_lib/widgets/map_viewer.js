@@ -70,7 +70,7 @@ class Viewer {
 		this.where = h("output", { for: `${id}-block` });
 		this.share = h("output", { for: `${id}-blend` });
 		this.thumbnails = pictures.map(({ address, label }, i) =>
-			h("button", { type: "button", "aria-label": `picture ${i + 1}: ${classes[label]}`, click: () => this.choose(i) }, h("img", { class: "dark-light", src: address, alt: "" })),
+			h("button", { type: "button", click: () => this.choose(i) }, h("img", { class: "dark-light", src: address, alt: `picture ${i + 1}: ${classes[label]}` })),
 		);
 		this.canvas = h("canvas", { role: "img" });
 		this.says = h("p", { "aria-live": "polite" });

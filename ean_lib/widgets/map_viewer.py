@@ -5,6 +5,7 @@ Like the scheme explorer it is an anywidget where there is a kernel, and complet
 
 from __future__ import annotations
 
+import html
 import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,8 @@ class MapViewer(anywidget.AnyWidget):
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
         names = ", ".join(network["name"] for network in self.content["networks"])
         sentence = f"Grad-CAM maps of {len(self.content['pictures'])} pictures after every block of: {names}."
-        pictures = "".join(f'<img src="{p["address"]}" width="64" alt="">' for p in self.content["pictures"])
+        seen = [(p["address"], html.escape(self.content["classes"][p["label"]])) for p in self.content["pictures"]]
+        pictures = "".join(f'<img src="{source}" width="64" alt="{name}">' for source, name in seen)
         state = {"name": self.name, "content": self.content}
         form = page_form(state, self._esm, self._css, pictures, f"{sentence} Where scripts run, they can be seen here.")
         return bundle | {"text/plain": sentence, "text/html": form}, metadata

@@ -1,6 +1,7 @@
 """The command ``ean``: each subcommand is one dataclass, whose fields tyro turns into options."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import tyro
 
 from ean_lib import pipeline
+from ean_lib.bench import SUPERNETS, run_bench
 from ean_lib.checks import check_choice
 from ean_lib.pipeline import FORMS, Place, Task
 from ean_lib.recipes import PRESETS, recipe
@@ -159,15 +161,16 @@ class Run:
                 found = pipeline.run_search(net, self.search, seed, out, self.place, self.recalibrate).scheme
             else:
                 found = _scheme(self.scheme, self.task)
-            jobs: list[dict[str, Any]] = []
+            jobs: list[pipeline.Job] = []
             common = {"task": self.task, "config": self.retrain, "seed": seed}
             for form in self.forms:
                 for index in range(self.random_schemes if form == "random" else 1):
                     scheme, share = pipeline.schemes_of(form, found, seed, index)
                     out = folder / (f"random-{index + 1}" if form == "random" else form)
-                    jobs.append({**common, "scheme": scheme, "share": share, "form": form, "out": out})
-            pipeline.run_retrains(jobs, self.place)
-            trained = [job["out"] for job in jobs]
+                    named = {"scheme": scheme, "share": share, "form": form, "out": out}
+                    jobs.append((pipeline.run_retrain, common | named))
+            pipeline.run_jobs(jobs, self.place)
+            trained = [arguments["out"] for _, arguments in jobs]
             if trained and not all((path / "measure.json").exists() for path in trained):
                 pipeline.run_measure(trained, self.place)
         return write_report([self.out], self.out)
@@ -189,7 +192,40 @@ class Report:
         return write_report(self.folders, self.out)
 
 
-COMMANDS = {c.__name__.lower(): c for c in (Supernet, Search, Retrain, Measure, Run, Report)}
+@dataclass(frozen=True)
+class Bench:
+    """Make a truth table: every scheme trained alone, with several seeds, beside its score in supernets.
+
+    Start the command again to go on, or several times, on one machine or on several that see the folder, to share
+    the work. `ean_lib.load_bench("runs/bench")` reads the table.
+
+    Example: ean bench --dataset cued_shapes --objects 2 --out runs/cued_shapes_k2
+    """
+
+    task: Flat[Task]
+    train: TrainConfig
+    supernet: TrainConfig
+    place: Flat[Place]
+    preset: Preset = "quick"
+    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of networks and supernets."""
+    schemes: int | None = None
+    """Train only this many alone, spread over all numbers of connections; None trains all."""
+    supernets: tuple[Literal["uniform", "warm", "complementary", "sandwich"], ...] = tuple(SUPERNETS)
+    """How the schemes of a supernet's steps are drawn; warm: uniform, after 0.4 of the training with all connected."""
+    workers: int | None = None
+    """Networks trained at a time; None: one per thread of a CPU, one on a GPU."""
+    out: Path = Path("runs/bench")
+    """The folder of all of it."""
+
+    def __call__(self) -> str:
+        options = {"seeds": self.seeds, "schemes": self.schemes, "supernets": self.supernets, "workers": self.workers}
+        bench = run_bench(self.task, self.train, self.supernet, self.out, place=self.place, **options)
+        return f"{self.out / 'table.csv'}: {len(bench.table)} schemes, seeds {', '.join(map(str, self.seeds))}"
+
+
+COMMANDS = {c.__name__.lower(): c for c in (Supernet, Search, Retrain, Measure, Run, Report, Bench)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,6 +271,8 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
             # Late connections are the control of cued_shapes, where they are known not to help.
             forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
             return Run(task, supernet, search, retrain, Place(), forms=forms)
+        case "bench":
+            return Bench(task, dataclasses.replace(retrain, epochs=max(1, retrain.epochs - 1)), supernet, Place())
     return Report(tyro.MISSING)
 
 

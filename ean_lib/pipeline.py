@@ -7,12 +7,14 @@ Under ``accelerate launch`` all processes call them; the first one writes.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +27,14 @@ from ean_lib.checks import check_choice
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
 from ean_lib.networks import AttentionResNet, build_network, check_state_dict
-from ean_lib.runs import Run, find_device, load_weights, read_json, to_json, write_atomically
+from ean_lib.runs import BusyError, Run, find_device, load_weights, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
 from ean_lib.training import TrainConfig, evaluate, train
 
 Share = Literal["stage", "none"]
+Job = tuple[Callable[..., Any], Mapping[str, Any]]
 FORMS = ("backbone", "org-full", "share-full", "ean", "random", "late")
 
 
@@ -153,49 +156,99 @@ def run_search(
     return SearchResult.from_json(json.dumps(run.result))
 
 
-def run_retrain(
-    task: Task, scheme: Scheme, config: TrainConfig, seed: int, out: Path, place: Place = Place(),
-    share: Share = "stage", form: str = "ean",
-) -> dict[str, Any]:  # fmt: skip
-    """Train the network of one scheme from scratch on all training images, then, once, look at the test part.
+def run_scores(
+    task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place = Place()
+) -> list[dict[str, float]]:
+    """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
+    net = run_supernet(task, config, seed, out, place)
+    file = out / "scores.json"
+    if not file.exists():
+        data, schemes, both = task.data(place.data_dir), list(Scheme.all_of(net.stages)), []
+        for images in (None, recalibrate):
+            values = Scorer(net, data, recalibrate=images, device=place.device)(schemes)
+            both.append(dict(zip(map(str, schemes), values, strict=True)))
+        write_atomically(file, to_json(both))
+    return read_json(file)
 
-    No choice is left to make from here on, so the search-val part is trained on as well.
-    """
-    config = dataclasses.replace(config, seed=seed)
-    named = {"scheme": str(scheme), "share": share, "form": form}
-    run, data = _open(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
+
+def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place = Place()) -> dict[str, Any]:
+    """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
+    run, data = _open(out, "costs", task, place, seed=0, threads=torch.get_num_threads())
     if not run.finished:
-        net = task.network(data.num_classes, scheme, share, seed)
-        split = data.train.join(data.val)
-        history = train(net, data, config, scheme, run, split=split, device=place.device, progress=place.progress)
-        accuracy = evaluate(net, data.test, device=place.device)
-        outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
-        run.finish({**named, "connected": scheme.connected, **outcome}, net.state_dict())
+        networks = {str(s): task.network(data.num_classes, s) for s in schemes}
+        backbone = task.network(data.num_classes, Scheme.none(task.stages))
+        costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device)
+        run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
     run.close()
     return run.result
 
 
-def run_retrains(jobs: Sequence[Mapping[str, Any]], place: Place = Place()) -> None:
-    """:func:`run_retrain` for each of the keyword arguments: on a CPU several at a time, each on one thread.
+def run_retrain(
+    task: Task, scheme: Scheme, config: TrainConfig, seed: int, out: Path, place: Place = Place(),
+    share: Share = "stage", form: str = "ean", hold_out: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the network of one scheme from scratch on all training images, then, once, look at the test part.
 
-    That is faster than one network on all threads, and the result does not depend on their number. On a GPU, or in
-    several processes of ``accelerate launch``, one after the other.
+    No choice is left to make from here on, so the search-val part is trained on as well. With hold_out it is not,
+    and its accuracy is recorded beside that of the test part, without weights: a row of a table to choose from.
     """
-    alone = PartialState(cpu=place.device == "cpu").num_processes == 1
-    workers = min(len(jobs), torch.get_num_threads()) if alone and find_device(place.device).type == "cpu" else 1
-    if workers <= 1:
-        for job in jobs:
-            run_retrain(**job, place=place)
-        return
-    quiet = dataclasses.replace(place, progress=False)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    config = dataclasses.replace(config, seed=seed)
+    named = {"scheme": str(scheme), "share": share, "form": form} | ({"hold_out": True} if hold_out else {})
+    run, data = _open(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
+    if not run.finished:
+        net = task.network(data.num_classes, scheme, share, seed)
+        split = data.train if hold_out else data.train.join(data.val)
+        history = train(net, data, config, scheme, run, split=split, device=place.device, progress=place.progress)
+        accuracy = evaluate(net, data.test, device=place.device)
+        outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
+        if hold_out:
+            outcome["val_accuracy"] = evaluate(net, data.val, device=place.device)
+        run.finish({**named, "connected": scheme.connected, **outcome}, None if hold_out else net.state_dict())
+    run.close()
+    return run.result
+
+
+def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = None) -> None:
+    """Do all jobs, several at a time in processes of one thread each; jobs that are finished are passed over.
+
+    On a CPU that is faster than one network on all threads, and the result does not depend on their number. Whoever
+    works through the same jobs at the same time, on this machine or on another that sees the folders, shares them:
+    a job is one run folder, and its lock says that it is being done.
+
+    Args:
+        jobs: (function, keyword arguments but ``place``); the keyword ``out`` names the run folder.
+        workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
+    """
+    if workers is None:
+        alone = PartialState(cpu=place.device == "cpu").num_processes == 1
+        workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
+    pool = None
+    if min(workers, len(jobs)) > 1:
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    left = list(jobs)
     try:
-        running = [pool.submit(run_retrain, **job, place=quiet) for job in jobs]
-        hidden = not place.progress
-        for done in tqdm(as_completed(running), total=len(jobs), disable=hidden, unit="network", leave=False):
-            done.result()
+        while left:
+            if pool is None:
+                done: Iterable[bool] = (_do(job, place) for job in left)
+            else:
+                done = pool.map(_do, left, itertools.repeat(dataclasses.replace(place, progress=False)))
+            bar = tqdm(done, total=len(left), disable=not place.progress, unit="run", leave=False)
+            left = [job for job, mine in zip(left, bar, strict=True) if not mine]
+            if left:  # somebody else is doing these: look again whether they were finished
+                time.sleep(1)
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _do(job: Job, place: Place) -> bool:
+    """Do a job, unless somebody else is doing it."""
+    function, arguments = job
+    try:
+        function(**arguments, place=place)
+    except BusyError:
+        return False
+    return True
 
 
 def _start_worker() -> None:

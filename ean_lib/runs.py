@@ -36,6 +36,10 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "optuna")
 Record = Mapping[str, Any]  # a JSON object
 
 
+class BusyError(ValueError):
+    """Another process is working in the run folder."""
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment either the old or the new content is there, and nothing half written."""
     path = Path(path)
@@ -111,7 +115,8 @@ class Run:
             writer: False in all processes of a distributed run but the first; they only read.
 
         Raises:
-            ValueError: if the folder holds a run of another configuration, other files, or a run that is going on now.
+            ValueError: if the folder holds a run of another configuration, or other files.
+            BusyError: if the run is going on now, in another process.
             OSError: if it cannot be written.
         """
         path = Path(path)
@@ -134,7 +139,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"another process is working in {path}; wait for it, or choose another --out") from None
+            raise BusyError(f"another process is working in {path}; wait for it, or choose another --out") from None
         for litter in path.glob(".*.part"):  # of a process that was killed while writing
             litter.unlink()
         if not config_file.exists() or read_json(config_file) != config:

@@ -1,0 +1,190 @@
+"""The truth table: what every scheme of a small network is worth, trained alone, beside what a supernet says of it.
+
+`run_bench` makes a table in a folder, `load_bench` reads one, by the name of a table that comes with the library or
+from such a folder. It is the referee of a search: who knows all values can say how far from the best a search ended.
+"""
+
+import dataclasses
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ean_lib.checks import check, check_choice, check_number
+from ean_lib.data.splits import class_balanced_order
+from ean_lib.pipeline import Place, Task, finished, run_costs, run_jobs, run_retrain, run_scores
+from ean_lib.runs import environment, read_json, to_json, write_atomically
+from ean_lib.schemes import Scheme
+from ean_lib.training import TrainConfig
+
+TABLES = Path(__file__).parent / "tables"
+SUPERNETS: dict[str, dict[str, Any]] = {
+    "uniform": {"sampler": "uniform", "warmup": 0.0},
+    "warm": {"sampler": "uniform", "warmup": 0.4},
+    "complementary": {"sampler": "complementary", "warmup": 0.0},
+    "sandwich": {"sampler": "sandwich", "warmup": 0.0},
+}
+RECALIBRATE = 1000  # training images that BatchNorm is re-estimated from, for the columns *_recalibrated_*
+COLUMNS = {
+    "scheme": "connection bits, a group per stage; first bit: first block",
+    "connected": "connected blocks",
+    "parameters": "of the pruned network",
+    "macs": "multiply-accumulates of one image, counted by torch",
+    "median_ms": "median time of the forward pass of a batch, pruned and fused",
+    "val_S": "trained alone with seed S: accuracy on the search-val images, %",
+    "test_S": "trained alone with seed S: accuracy on the test images, %",
+    "KIND_S": "accuracy on search-val in the supernet of that kind and seed S, with the supernet's BatchNorm, %",
+    "KIND_recalibrated_S": f"the same with BatchNorm re-estimated for the scheme on {RECALIBRATE} training images, %",
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A truth table; see `load_bench`.
+
+    Attributes:
+        name: of the table.
+        table: one row per scheme, columns as the card describes them; NaN where a scheme was not trained.
+        card: how it was made: task, recipes, seeds, hardware, licence, checksum.
+    """
+
+    name: str
+    table: pd.DataFrame
+    card: dict[str, Any]
+
+    @cached_property
+    def schemes(self) -> list[Scheme]:
+        """The schemes, in the order of the rows."""
+        return [Scheme.parse(text) for text in self.table.index]
+
+    @property
+    def columns(self) -> list[str]:
+        """What `values` can be asked for."""
+        return list(dict.fromkeys(m[1] for name in self.table if (m := re.fullmatch(r"(.+)_\d+", name))))
+
+    def values(self, column: str) -> pd.DataFrame:
+        """Accuracies in %, a row per scheme that has them all and a column per seed.
+
+        Args:
+            column: "test" or "val" (trained alone), or a supernet's kind, such as "uniform" or "uniform_recalibrated".
+
+        Raises:
+            ValueError: if there is no such column.
+        """
+        check_choice("column", column, self.columns)
+        chosen = [name for name in self.table if re.fullmatch(rf"{column}_\d+", name)]
+        return self.table[chosen].rename(columns=lambda name: int(name.rsplit("_", 1)[1])).dropna()
+
+    def reward(self, column: str, seed: int | None = None) -> Callable[[Sequence[Scheme]], list[float]]:
+        """A reward for `search` that is looked up: of one seed, or the mean over the seeds.
+
+        Raises:
+            ValueError: if the table lacks that seed, or when it is asked for a scheme without a value.
+        """
+        frame = self.values(column)
+        check("seed", seed, seed is None or seed in frame, f"None or one of {', '.join(map(str, frame))}")
+        known = (frame.mean(axis=1) if seed is None else frame[seed]).to_dict()
+
+        def look_up(schemes: Sequence[Scheme]) -> list[float]:
+            for scheme in schemes:
+                if str(scheme) not in known:
+                    raise ValueError(f"the table {self.name} has no {column} of scheme {scheme}")
+            return [known[str(scheme)] for scheme in schemes]
+
+        return look_up
+
+
+def load_bench(name: str | Path) -> Bench:
+    """Read a truth table and check its checksum.
+
+    Args:
+        name: of a table that comes with the library, or the folder that ``ean bench`` wrote.
+
+    Raises:
+        ValueError: if there is no table of that name, or it is not what its card describes.
+    """
+    folder = Path(name) if Path(name).is_dir() else TABLES
+    stem = "table" if folder != TABLES else str(name)
+    if folder == TABLES:
+        check_choice("table", stem, sorted(path.stem for path in TABLES.glob("*.csv")))
+    elif not (folder / "table.json").is_file():
+        raise ValueError(f"{folder} has no table.json: give the folder of a finished `ean bench`")
+    card, content = read_json(folder / f"{stem}.json"), (folder / f"{stem}.csv").read_bytes()
+    if hashlib.sha256(content).hexdigest() != card["sha256"]:
+        raise ValueError(f"{folder / stem}.csv is not the file that its card describes (sha256); restore it")
+    return Bench(str(name), pd.read_csv(io.BytesIO(content), index_col="scheme", dtype={"scheme": str}), card)
+
+
+def run_bench(
+    task: Task, train: TrainConfig, supernet: TrainConfig, out: Path, *, seeds: Sequence[int] = (0, 1, 2),
+    schemes: int | None = None, supernets: Sequence[str] = tuple(SUPERNETS), place: Place | None = None,
+    workers: int | None = None,
+) -> Bench:  # fmt: skip
+    """Train schemes alone and supernets, score the schemes in them, and write out/table.csv and its card, table.json.
+
+    Each training is a run folder below out: what is finished is not done again, and any number of processes and
+    machines that share the folder share the work.
+
+    Args:
+        task, train, supernet: as in `run_retrain` and `run_supernet`; alone, a network sees the train part only.
+        seeds: of both.
+        schemes: how many to train alone, spread over all numbers of connections; None: all. Each is scored.
+        supernets: kinds of `SUPERNETS`.
+        place, workers: as in `run_jobs`.
+    """
+    check("seeds", seeds, len(seeds) > 0 and len(set(seeds)) == len(seeds), "different numbers, at least one")
+    for kind in supernets:
+        check_choice("supernet", kind, SUPERNETS)
+    every = list(Scheme.all_of(task.stages))
+    place = place or Place()
+    chosen = every if schemes is None else spread(every, schemes)
+    jobs: list[Any] = []
+    for seed in seeds:
+        for kind in supernets:
+            config = dataclasses.replace(supernet, **SUPERNETS[kind])
+            arguments = {"task": task, "config": config, "seed": seed, "recalibrate": RECALIBRATE}
+            jobs.append((run_scores, arguments | {"out": out / "supernets" / f"{kind}-{seed}"}))
+        for scheme in chosen:
+            arguments = {"task": task, "scheme": scheme, "config": train, "seed": seed, "hold_out": True}
+            jobs.append((run_retrain, arguments | {"out": out / "alone" / f"{scheme}-{seed}"}))
+    run_jobs(jobs, place, workers)
+    run_jobs([(run_costs, {"task": task, "schemes": every, "out": out / "costs"})], place, workers=1)
+
+    costs = finished(out / "costs", "costs")[1]
+    table = pd.DataFrame.from_dict(costs, orient="index", columns=["parameters", "macs", "median_ms"])
+    table.insert(0, "connected", [text.count("1") for text in table.index])
+    for seed in seeds:
+        for scheme in chosen:
+            result = finished(out / "alone" / f"{scheme}-{seed}", "retrain")[1]
+            for part in ("val", "test"):
+                table.loc[str(scheme), f"{part}_{seed}"] = result[f"{part}_accuracy"]
+        for kind in supernets:
+            scores = read_json(out / "supernets" / f"{kind}-{seed}" / "scores.json")
+            table[f"{kind}_{seed}"], table[f"{kind}_recalibrated_{seed}"] = map(pd.Series, scores)
+    content = table.to_csv(index_label="scheme", lineterminator="\n").encode()
+    used = [session for path in sorted(out.rglob("provenance.json")) for session in read_json(path)["sessions"]]
+    card = {
+        "task": dataclasses.asdict(task), "train": dataclasses.asdict(train), "supernet": dataclasses.asdict(supernet),
+        "supernets": {kind: SUPERNETS[kind] for kind in supernets}, "seeds": list(seeds), "columns": COLUMNS,
+        "rows": len(table), "trained_alone": len(chosen), "data": used[0]["data"], "command": environment()["command"],
+        "hardware": sorted({f"{s['device']}, {s['threads']} threads, torch {s['versions']['torch']}" for s in used}),
+        "hours": round(sum(s["seconds"] for s in used) / 3600, 2), "licence": "CC BY 4.0",
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
+    write_atomically(out / "table.csv", content)
+    write_atomically(out / "table.json", to_json(card))
+    return load_bench(out)
+
+
+def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
+    """That many of the schemes, at random, from all numbers of connections as equally as they last."""
+    check_number("schemes", count, low=1, high=len(schemes), whole=True)
+    order = class_balanced_order(torch.tensor([s.connected for s in schemes]), torch.Generator().manual_seed(0))
+    return [schemes[i] for i in order[:count].tolist()]

@@ -1,6 +1,7 @@
 """Where to plug attention: shared attention modules, connection schemes, and the search for a sparse one (EAN)."""
 
 from ean_lib.attention import create_attention, list_attentions, register_attention
+from ean_lib.bench import load_bench
 from ean_lib.data import Data, Split, load_data
 from ean_lib.gradcam import grad_cam
 from ean_lib.measure import measure, relative_time_increment
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PUBLISHED_SCHEMES", "AttentionResNet", "Data", "Scheme", "Scorer", "SearchConfig", "SearchResult", "Split",
-    "TrainConfig", "build_network", "create_attention", "evaluate", "grad_cam", "list_attentions", "load_data",
-    "load_official", "measure", "published_scheme", "register_attention", "relative_time_increment", "search", "train",
+    "TrainConfig", "build_network", "create_attention", "evaluate", "grad_cam", "list_attentions", "load_bench",
+    "load_data", "load_official", "measure", "published_scheme", "register_attention", "relative_time_increment",
+    "search", "train",
 ]  # fmt: skip

@@ -19,9 +19,11 @@ import torch
 
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data.splits import class_balanced_order
-from ean_lib.pipeline import Place, Task, finished, run_costs, run_jobs, run_retrain, run_scores
+from ean_lib.measure import measure
+from ean_lib.pipeline import Place, Task, finished, open_run, run_jobs, run_retrain, run_supernet
 from ean_lib.runs import environment, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
+from ean_lib.supernet import Scorer
 from ean_lib.training import TrainConfig
 
 TABLES = Path(__file__).parent / "tables"
@@ -188,3 +190,30 @@ def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
     check_number("schemes", count, low=1, high=len(schemes), whole=True)
     order = class_balanced_order(torch.tensor([s.connected for s in schemes]), torch.Generator().manual_seed(0))
     return [schemes[i] for i in order[:count].tolist()]
+
+
+def run_scores(
+    task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place
+) -> list[dict[str, float]]:
+    """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
+    net = run_supernet(task, config, seed, out, place)
+    file = out / "scores.json"
+    if not file.exists():
+        data, schemes, both = task.data(place.data_dir), list(Scheme.all_of(net.stages)), []
+        for images in (None, recalibrate):
+            values = Scorer(net, data, recalibrate=images, device=place.device)(schemes)
+            both.append(dict(zip(map(str, schemes), values, strict=True)))
+        write_atomically(file, to_json(both))
+    return read_json(file)
+
+
+def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> dict[str, Any]:
+    """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
+    run, data = open_run(out, "costs", task, place, seed=0, threads=torch.get_num_threads())
+    if not run.finished:
+        networks = {str(s): task.network(data.num_classes, s) for s in schemes}
+        backbone = task.network(data.num_classes, Scheme.none(task.stages))
+        costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device)
+        run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
+    run.close()
+    return run.result

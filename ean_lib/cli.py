@@ -26,18 +26,24 @@ Flat = tyro.conf.OmitArgPrefixes
 Preset = Literal["quick", "full"]
 
 
-@dataclass(frozen=True)
-class Supernet:
+@dataclass(frozen=True, kw_only=True)
+class Trains:
+    """What every command that trains is told."""
+
+    task: Flat[Task]
+    place: Flat[Place]
+    preset: Preset = "quick"
+    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supernet(Trains):
     """Train a supernet: one network in which every scheme shares the weights.
 
     Example: ean supernet --dataset cued_shapes --attention se --out runs/supernet
     """
 
-    task: Flat[Task]
     train: Flat[TrainConfig]
-    place: Flat[Place]
-    preset: Preset = "quick"
-    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
     seed: int = 0
     """Of the weights, the order of images and the sampled schemes."""
     out: Path = Path("runs/supernet")
@@ -72,8 +78,8 @@ class Search:
         return f"{result.scheme} ({connected}, {result.value:.2f}% in the supernet)"
 
 
-@dataclass(frozen=True)
-class Retrain:
+@dataclass(frozen=True, kw_only=True)
+class Retrain(Trains):
     """Train one scheme from scratch and evaluate it once on the test images.
 
     Example: ean retrain --dataset cued_shapes --scheme 10-00-00 --out runs/ean
@@ -82,11 +88,7 @@ class Retrain:
 
     scheme: str
     """Bits such as 110-000-001, or full, or none (the backbone), or the folder of a finished search."""
-    task: Flat[Task]
     train: Flat[TrainConfig]
-    place: Flat[Place]
-    preset: Preset = "quick"
-    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
     share: Literal["stage", "none"] = "stage"
     """stage: one module per stage (Share, EAN); none: one per block (Org)."""
     seed: int = 0
@@ -122,21 +124,17 @@ class Measure:
         return "\n".join(f"{name}: {_line(values)}" for name, values in measured.items())
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class Run(Trains):
     """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
 
     Example: ean run --dataset cued_shapes --seeds 0 1 2
     Example: ean run --dataset cifar10 --attention dia --supernet.epochs 20 --out runs/cifar10-dia
     """
 
-    task: Flat[Task]
     supernet: TrainConfig
     search: SearchConfig
     retrain: TrainConfig
-    place: Flat[Place]
-    preset: Preset = "quick"
-    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
     seeds: tuple[int, ...] = (0,)
     """Each seed has its own supernet, search and retrainings."""
     forms: tuple[Literal["backbone", "org-full", "share-full", "ean", "random", "late"], ...] = FORMS
@@ -167,8 +165,8 @@ class Run:
                 for index in range(self.random_schemes if form == "random" else 1):
                     scheme, share = pipeline.schemes_of(form, found, seed, index)
                     out = folder / (f"random-{index + 1}" if form == "random" else form)
-                    named = {"scheme": scheme, "share": share, "form": form, "out": out}
-                    jobs.append((pipeline.run_retrain, common | named))
+                    own = {"scheme": scheme, "share": share, "form": form, "out": out}
+                    jobs.append((pipeline.run_retrain, common | own))
             pipeline.run_jobs(jobs, self.place)
             trained = [arguments["out"] for _, arguments in jobs]
             if trained and not all((path / "measure.json").exists() for path in trained):
@@ -192,8 +190,8 @@ class Report:
         return write_report(self.folders, self.out)
 
 
-@dataclass(frozen=True)
-class Bench:
+@dataclass(frozen=True, kw_only=True)
+class Bench(Trains):
     """Make a truth table: every scheme trained alone, with several seeds, beside its score in supernets.
 
     Start the command again to go on, or several times, on one machine or on several that see the folder, to share
@@ -202,12 +200,8 @@ class Bench:
     Example: ean bench --dataset cued_shapes --objects 2 --out runs/cued_shapes_k2
     """
 
-    task: Flat[Task]
     train: TrainConfig
     supernet: TrainConfig
-    place: Flat[Place]
-    preset: Preset = "quick"
-    """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of networks and supernets."""
     schemes: int | None = None
@@ -258,22 +252,19 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
     parser.add_argument("--preset", default="quick")
     known, _ = parser.parse_known_args(argv)
     task, supernet, search, retrain = recipe(known.dataset, known.preset if known.preset in PRESETS else "quick")
-    match name:
-        case "supernet":
-            return Supernet(task, supernet, Place())
-        case "search":
-            return Search(tyro.MISSING, search, Place())
-        case "retrain":
-            return Retrain(tyro.MISSING, task, retrain, Place())
-        case "measure":
-            return Measure(tyro.MISSING, Place())
-        case "run":
-            # Late connections are the control of cued_shapes, where they are known not to help.
-            forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
-            return Run(task, supernet, search, retrain, Place(), forms=forms)
-        case "bench":
-            return Bench(task, dataclasses.replace(retrain, epochs=max(1, retrain.epochs - 1)), supernet, Place())
-    return Report(tyro.MISSING)
+    common = {"task": task, "place": (place := Place())}
+    # Late connections are the control of cued_shapes, where they are known not to help.
+    forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
+    shorter = dataclasses.replace(retrain, epochs=max(1, retrain.epochs - 1))  # a bench trains hundreds
+    return {
+        "supernet": Supernet(**common, train=supernet),
+        "search": Search(tyro.MISSING, search, place),
+        "retrain": Retrain(**common, scheme=tyro.MISSING, train=retrain),
+        "measure": Measure(tyro.MISSING, place),
+        "run": Run(**common, supernet=supernet, search=search, retrain=retrain, forms=forms),
+        "report": Report(tyro.MISSING),
+        "bench": Bench(**common, train=shorter, supernet=supernet),
+    }[name]
 
 
 def _scheme(text: str, task: Task) -> Scheme:

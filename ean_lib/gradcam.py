@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from ean_lib.attention.common import statistics_dtype
-from ean_lib.checks import check
 from ean_lib.networks import AttentionResNet
 from ean_lib.schemes import Scheme
 
@@ -212,7 +211,7 @@ class Curves(NamedTuple):
 
 def deletion_insertion(
     net: nn.Module, x: Tensor, maps: Tensor, targets: Targets = None, *,
-    scheme: Any = None, steps: int = 16, baseline: Literal["blur", "mean"] = "blur",
+    scheme: Any = None, steps: int = 16,
 ) -> Curves:  # fmt: skip
     """Deletion and insertion curves (RISE: Petsiuk et al., BMVC 2018), pixels in the order of the maps, highest first.
 
@@ -220,15 +219,13 @@ def deletion_insertion(
         net, x, targets, scheme: as in `grad_cam`; targets are class indices or None.
         maps: (B, H, W) of the size of x.
         steps: S; each of the S + 1 points is one forward pass of 2 B images.
-        baseline: what stands for "no pixel": the image under a Gaussian blur of an eighth of its size, or its
-            mean colour.
+
+    What stands for "no pixel" is the image under a Gaussian blur of an eighth of its size.
     """
     if maps.shape != (len(x), *x.shape[-2:]) or callable(targets) or steps < 1:
         raise ValueError(f"expected maps like images {_kind(x)}, class indices and steps >= 1, got maps {_kind(maps)}")
-    check("baseline", baseline, baseline in ("blur", "mean"), "'blur' or 'mean'")
     sigma = min(x.shape[-2:]) / 8
     blurred = gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
-    nothing = blurred if baseline == "blur" else x.mean((2, 3), keepdim=True)
     rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view(len(x), 1, *x.shape[-2:])
     fractions = torch.linspace(0, 1, steps + 1, device=x.device)
     points = []
@@ -237,7 +234,7 @@ def deletion_insertion(
         targets = predict(x).argmax(1) if targets is None else targets
         for fraction in fractions:
             chosen = rank < torch.round(fraction * x[0, 0].numel())
-            both = torch.cat([torch.where(chosen, nothing, x), torch.where(chosen, x, nothing)])
+            both = torch.cat([torch.where(chosen, blurred, x), torch.where(chosen, x, blurred)])
             probabilities = predict(both).float().softmax(1)
             points.append([_target_values(p, targets, len(x)) for p in probabilities.chunk(2)])
     return Curves(fractions, *(torch.stack(curve, dim=1) for curve in zip(*points, strict=True)))

@@ -41,10 +41,6 @@ class Latency:
     def median_ms(self) -> float:
         return median(self.times_ms)
 
-    @property
-    def quartiles_ms(self) -> tuple[float, float]:
-        return _quartiles(self.times_ms)
-
     def increments(self, backbone: Latency) -> tuple[float, ...]:
         """Relative time increment over the backbone's time in the same round, one per round."""
         pairs = zip(self.times_ms, backbone.times_ms, strict=True)
@@ -179,15 +175,16 @@ def measure(
         results[name] = Measurement(
             parameters=parameters[i], extra_parameters=parameters[i] - parameters[0],
             macs=macs[i], extra_macs=macs[i] - macs[0],
-            median_ms=own.median_ms, quartiles_ms=own.quartiles_ms, backbone_ms=reference.median_ms,
+            median_ms=own.median_ms, quartiles_ms=quartiles(own.times_ms), backbone_ms=reference.median_ms,
             time_increment=relative_time_increment(own.median_ms, reference.median_ms),
-            paired_increment=median(increments), paired_quartiles=_quartiles(increments),
+            paired_increment=median(increments), paired_quartiles=quartiles(increments),
             rounds=rounds, input_shape=tuple(input_shape), device=own.device, threads=own.threads,
         )  # fmt: skip
     return results
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third quartile."""
     return tuple(np.quantile(values, [0.25, 0.75]).tolist())
 
 

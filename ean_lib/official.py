@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ean_lib.checks import check, suggest
+from ean_lib.checks import check, check_choice
 from ean_lib.networks import AttentionResNet, build_network, mismatches
 from ean_lib.runs import load_weights
 from ean_lib.schemes import Scheme
@@ -42,9 +42,7 @@ def published_scheme(attention: str) -> Scheme:
     Raises:
         ValueError: for another name, with the close matches.
     """
-    if attention not in PUBLISHED_SCHEMES:
-        hint = suggest(str(attention), list(PUBLISHED_SCHEMES))
-        raise ValueError(f"the authors published nothing for the attention module {attention!r}. {hint}")
+    check_choice("attention module of the authors", attention, PUBLISHED_SCHEMES)
     return PUBLISHED_SCHEMES[attention]
 
 

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,8 @@ class Place:
     """Show progress bars."""
 
 
-def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: Any) -> tuple[Run, Data]:
+def open_run(out: Path, kind: str, task: Task, place: Place, seed: int, **config: Any) -> tuple[Run, Data]:
+    """The folder of a run of that kind, whose result all of these decide, and the task's data."""
     data = task.data(place.data_dir)
     task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
     origin = {"seed": seed, "data": data.train.checksum}
@@ -105,7 +106,7 @@ def _open(out: Path, kind: str, task: Task, place: Place, seed: int, **config: A
 def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()) -> AttentionResNet:
     """Train a supernet with random schemes, into the folder out, and return it."""
     config = dataclasses.replace(config, seed=seed)
-    run, data = _open(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
+    run, data = open_run(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
     net = task.network(data.num_classes, seed=seed)
     if run.finished:
         _load(net, out)
@@ -133,7 +134,7 @@ def run_search(
     config = dataclasses.replace(config, seed=seed)
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
-    run, data = _open(out, "search", task, place, seed, **settings)
+    run, data = open_run(out, "search", task, place, seed, **settings)
     state = PartialState()
     if not run.finished and state.is_main_process:
         known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
@@ -156,33 +157,6 @@ def run_search(
     return SearchResult.from_json(json.dumps(run.result))
 
 
-def run_scores(
-    task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place = Place()
-) -> list[dict[str, float]]:
-    """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
-    net = run_supernet(task, config, seed, out, place)
-    file = out / "scores.json"
-    if not file.exists():
-        data, schemes, both = task.data(place.data_dir), list(Scheme.all_of(net.stages)), []
-        for images in (None, recalibrate):
-            values = Scorer(net, data, recalibrate=images, device=place.device)(schemes)
-            both.append(dict(zip(map(str, schemes), values, strict=True)))
-        write_atomically(file, to_json(both))
-    return read_json(file)
-
-
-def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place = Place()) -> dict[str, Any]:
-    """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
-    run, data = _open(out, "costs", task, place, seed=0, threads=torch.get_num_threads())
-    if not run.finished:
-        networks = {str(s): task.network(data.num_classes, s) for s in schemes}
-        backbone = task.network(data.num_classes, Scheme.none(task.stages))
-        costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device)
-        run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
-    run.close()
-    return run.result
-
-
 def run_retrain(
     task: Task, scheme: Scheme, config: TrainConfig, seed: int, out: Path, place: Place = Place(),
     share: Share = "stage", form: str = "ean", hold_out: bool = False,
@@ -194,7 +168,7 @@ def run_retrain(
     """
     config = dataclasses.replace(config, seed=seed)
     named = {"scheme": str(scheme), "share": share, "form": form} | ({"hold_out": True} if hold_out else {})
-    run, data = _open(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
+    run, data = open_run(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
     if not run.finished:
         net = task.network(data.num_classes, scheme, share, seed)
         split = data.train if hold_out else data.train.join(data.val)
@@ -222,23 +196,16 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
     if workers is None:
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1
         workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
-    pool = None
-    if min(workers, len(jobs)) > 1:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    workers = max(1, min(workers, len(jobs)))
+    shown = dataclasses.replace(place, progress=place.progress and workers == 1)
     left = list(jobs)
-    try:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         while left:
-            if pool is None:
-                done: Iterable[bool] = (_do(job, place) for job in left)
-            else:
-                done = pool.map(_do, left, itertools.repeat(dataclasses.replace(place, progress=False)))
+            done = (pool.map if workers > 1 else map)(_do, left, itertools.repeat(shown))
             bar = tqdm(done, total=len(left), disable=not place.progress, unit="run", leave=False)
             left = [job for job, mine in zip(left, bar, strict=True) if not mine]
             if left:  # somebody else is doing these: look again whether they were finished
                 time.sleep(1)
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
 
 
 def _do(job: Job, place: Place) -> bool:

@@ -275,10 +275,10 @@ def test_under_autocast_the_output_has_the_input_dtype(name, device):
 
 
 BAD = {
-    "unknown name": ("sg", 8, {}, r"no attention module 'sg'\. Did you mean 'sge'"),
-    "capital letters": ("SGE", 8, {}, r"no attention module 'SGE'\. Did you mean 'sge'"),
+    "unknown name": ("sg", 8, {}, r"unknown attention module 'sg'\. Did you mean 'sge'"),
+    "capital letters": ("SGE", 8, {}, r"unknown attention module 'SGE'\. Did you mean 'sge'"),
     "nothing like it": ("transformer!", 8, {}, r"Known are: cbam, dia, eca, se, sge"),
-    "no text": (None, 8, {}, "must be a text such as 'se', but it is None"),
+    "no text": (None, 8, {}, "must be a text such as 'se', got None"),
     "no channels": ("se", 0, {}, "channels must be a whole number of at least 1, got 0"),
     "negative channels": ("sge", -4, {}, "channels must be a whole number of at least 1, got -4"),
     "half a channel": ("eca", 8.5, {}, "channels must be a whole number of at least 1, got 8.5"),
@@ -328,7 +328,7 @@ def test_a_registered_module_can_be_created_by_name(monkeypatch):
     with pytest.raises(ValueError, match=r"'halve' is taken by .*Halve: choose another"):
         register_attention("halve")(Halve)
     for name in ("", "timm:halve", None):
-        with pytest.raises(ValueError, match="needs a name"):
+        with pytest.raises(ValueError, match="name must be a text that does not begin with"):
             register_attention(name)
 
 

@@ -185,9 +185,9 @@ def test_the_published_schemes_are_those_of_the_official_code():
     "name, hint", [("SGE", "Did you mean 'sge'"), ("sea", "Did you mean 'se'"), (None, "Known are: sge, dia, se")]
 )
 def test_an_unpublished_name_says_which_there_are(name, hint):
-    with pytest.raises(ValueError, match=f"published nothing for the attention module {name!r}.*{hint}"):
+    with pytest.raises(ValueError, match=f"unknown attention module of the authors {name!r}.*{hint}"):
         published_scheme(name)
-    with pytest.raises(ValueError, match="published nothing"):
+    with pytest.raises(ValueError, match="unknown attention module of the authors"):
         load_official({}, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ean_lib.checks import check_keywords, check_number, suggest
+from ean_lib.checks import check, check_choice, check_keywords, check_number
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 
@@ -23,8 +23,8 @@ def register_attention(name: str) -> Callable[[Factory], Factory]:
     Raises:
         ValueError: if the name is taken, empty, or begins with "timm:".
     """
-    if not isinstance(name, str) or not name or name.startswith(TIMM):
-        raise ValueError(f'An attention module needs a name that does not begin with "timm:", not {name!r}.')
+    fine = isinstance(name, str) and name != "" and not name.startswith(TIMM)
+    check("an attention module's name", name, fine, 'a text that does not begin with "timm:"')
 
     def register(factory: Factory) -> Factory:
         if name in _factories:
@@ -57,14 +57,12 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
     Raises:
         ValueError: if the name or a keyword is unknown (with the close matches), or a value is out of range.
     """
-    if not isinstance(name, str):
-        raise ValueError(f"The name of an attention module must be a text such as 'se', but it is {name!r}.")
+    check("an attention module's name", name, isinstance(name, str), "a text such as 'se'")
     check_number("channels", channels, low=1, whole=True)
     if name.startswith(TIMM):
         from ean_lib.attention.timm_layers import create_timm
 
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
-    if name not in _factories:
-        raise ValueError(f"There is no attention module {name!r}. {suggest(name, list_attentions())}")
+    check_choice("attention module", name, list_attentions())
     check_keywords(f"The attention module {name!r}", _factories[name], keywords)
     return _factories[name](channels, **keywords)

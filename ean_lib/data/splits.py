@@ -108,8 +108,7 @@ class Split:
     def join(self, other: Split) -> Split:
         """Both parts' images as one split, as for retraining on train + search-val."""
         ours, theirs = ((s.images.shape[1:], s.mean, s.std) for s in (self, other))
-        if ours != theirs:
-            raise ValueError(f"Only parts of one dataset can be joined; size, mean, std: {ours}, {theirs}.")
+        check("size, mean and std of the other part", theirs, ours == theirs, f"those of this one, {ours}")
         images = torch.cat([self.images, other.images])
         return Split(images, torch.cat([self.labels, other.labels]), self.mean, self.std)
 

@@ -113,7 +113,7 @@ def test_join_and_select_give_back_the_parts():
 
 
 def test_join_refuses_another_dataset():
-    with pytest.raises(ValueError, match="Only parts of one dataset"):
+    with pytest.raises(ValueError, match="size, mean and std of the other part must be those of this one"):
         random_split().join(random_split(size=(16, 16)))
 
 

@@ -98,7 +98,7 @@ def lines_of_code(source: str) -> int:
 
 
 def test_the_library_does_not_grow():
-    """Someone reads it in an afternoon: the method, the truth table and the widgets each have a bound, in lines of code."""
+    """Someone reads it in an afternoon: the method, the truth table and the widgets have a bound each."""
     lines = {str(path.relative_to(ROOT)): lines_of_code(path.read_text()) for path in LIBRARY}
     widgets = sum(count for path, count in lines.items() if "widgets" in path)
     table = lines["ean_lib/bench.py"] + lines["ean_lib/analysis.py"]

@@ -208,13 +208,16 @@ def readme_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
-def test_the_example_of_the_readme_runs(capsys):
-    """With fewer images and epochs than it has."""
-    (example,) = readme_blocks("python")
+def test_the_examples_of_the_readme_run(capsys):
+    """The first with fewer images and epochs than it has."""
+    example, of_the_table = readme_blocks("python")
     assert len(example.strip().splitlines()) <= 22
     example = re.sub(r"epochs=\d+", "epochs=1", example).replace('"cued_shapes"', '"cued_shapes", subset=256')
     exec(compile(example, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+    exec(compile(of_the_table, "README.md", "exec"), {})
+    scheme, accuracy = capsys.readouterr().out.split()
+    assert len(scheme) == 8 and 50 < float(accuracy) < 100
 
 
 def test_every_command_of_the_readme_exists_with_its_options(capsys):

@@ -5,12 +5,17 @@
         --page book/_static/explorer.html
     python tools/make_explorer_table.py --search book/results/cifar10/cifar10-se/seed-0/search \\
         --retrained book/results/cifar10 --into book/results/explorer/cifar10-se.json
+    python tools/make_explorer_table.py --bench cued_shapes_k3 --kind complementary_recalibrated \\
+        --into book/results/explorer/cued_shapes_k3.json
 
 The search's folder gives the supernet's accuracy of each scheme and the steps to replay; the folders below --retrained
 give the accuracy and the time of networks trained alone, all with the same recipe, on the same data, with attention
 shared per stage. Parameters and multiply-accumulates are counted on the pruned networks, and compared with the recorded
-ones. What was not measured is not in the table. --page also writes a small explorer of the table for a page that is no
-notebook, to be included as raw HTML.
+ones. What was not measured is not in the table.
+
+A truth table (--bench) has all of it for every scheme; the search that is replayed is REINFORCE's, looked up in the
+scores of one of its supernets. --page also writes a small explorer of the table for a page that is no notebook, to be
+included as raw HTML.
 """
 
 from __future__ import annotations
@@ -25,11 +30,13 @@ from typing import Any
 
 import torch
 
+from ean_lib.bench import load_bench
 from ean_lib.measure import count_macs, count_parameters
 from ean_lib.pipeline import Task, finished
 from ean_lib.runs import read_json, write_atomically
 from ean_lib.schemes import Scheme
-from ean_lib.search import SearchResult
+from ean_lib.search import SearchConfig, SearchResult
+from ean_lib.search import search as search_schemes
 from ean_lib.widgets import SchemeExplorer, compact_search
 
 CHECKED = 8  # random schemes whose costs are counted as a whole
@@ -144,6 +151,41 @@ def make_table(search: Path, folders: Sequence[Path]) -> dict[str, Any]:
     return table | {"note": note(search, config, recipes, accuracies, measured)}
 
 
+def from_bench(name: str, kind: str, seed: int) -> dict[str, Any]:
+    """The explorer's table of a truth table: scores of the supernet of a kind and seed, and every scheme alone."""
+    bench = load_bench(name)
+    alone, scores, costs = bench.values("test"), bench.values(kind)[seed], bench.table
+    none = costs.loc[str(Scheme.none(bench.schemes[0].stages))]
+    result = search_schemes(bench.reward(kind, seed), bench.schemes[0].stages, SearchConfig(seed=seed))
+    task, seeds = bench.card["task"], ", ".join(map(str, alone))
+    data = task["dataset"] + (f" with {task['objects']} objects" if task["objects"] else "")
+    return {
+        "title": f"{data}, ResNet with {len(bench.schemes[0])} blocks, {task['attention'].upper()} attention",
+        "dataset": task["dataset"],
+        "backbone": task["backbone"],
+        "attention": task["attention"],
+        "stages": list(bench.schemes[0].stages),
+        "supernet": scores.round(3).tolist(),
+        "extra_parameters": (costs.parameters - none.parameters).astype(int).tolist(),
+        "extra_macs": (costs.macs - none.macs).astype(int).tolist(),
+        "alone": {
+            text: [round(mean(values), 3), round(stdev(values), 3), len(values)]
+            for text, values in zip(alone.index, alone.to_numpy().tolist(), strict=True)
+        },
+        "time": {text: [round(ms / none.median_ms - 1, 4), 1] for text, ms in costs.median_ms.items()},
+        "lambda_val": result.config.lambda_val,
+        "found": str(result.scheme),
+        "search": compact_search(result),
+        "provenance": {"bench": name, "sha256": bench.card["sha256"], "supernet": f"{kind}_{seed}"},
+        "parameters": int(none.parameters),
+        "macs": int(none.macs),
+        "note": f"The truth table {name}. The supernet is one network that was trained with ever-changing schemes"
+        f" ({kind.replace('_', ', ')}, seed {seed}); accuracy in it: search-val images. Trained alone: test images,"
+        f" {bench.card['train']['epochs']} epochs, seeds {seeds}. Time: batches of 64."
+        f" On {'; '.join(bench.card['hardware'])}.",
+    }
+
+
 def note(
     search: Path,
     config: Mapping[str, Any],
@@ -178,12 +220,19 @@ def small_page(table: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--search", type=Path, required=True, help="folder of a search that scored every scheme")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--search", type=Path, help="folder of a search that scored every scheme")
+    source.add_argument("--bench", help="a truth table, by its name")
+    parser.add_argument("--kind", default="complementary_recalibrated", help="whose scores to show of a truth table")
+    parser.add_argument("--seed", type=int, default=0, help="of that supernet")
     parser.add_argument("--retrained", type=Path, nargs="*", default=[], help="folders, searched to the bottom")
     parser.add_argument("--into", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--page", type=Path, help="a small explorer as HTML, to be written too")
     options = parser.parse_args()
-    table = make_table(options.search, options.retrained)
+    if options.bench:
+        table = from_bench(options.bench, options.kind, options.seed)
+    else:
+        table = make_table(options.search, options.retrained)
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     write_atomically(options.into, text + "\n")
     if options.page:

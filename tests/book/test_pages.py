@@ -129,7 +129,9 @@ def test_axe_finds_no_serious_violation(built, page, name, mode):
     assert not serious, json.dumps(serious, indent=1)
 
 
-@pytest.mark.parametrize("name", ["intro", "02_sharing", "03_supernet", "04_controller", "05_sparse_retrain"])
+@pytest.mark.parametrize(
+    "name", ["intro", "02_sharing", "03_supernet", "04_controller", "05_sparse_retrain", "08_better_than_chance"]
+)
 def test_a_page_has_the_scheme_explorer_and_a_question(built, page, name):
     open_page(page, built.html, name)
     block = page.locator(".ean-explorer [role=switch]").first

@@ -1,0 +1,61 @@
+"""Each correction of the controller, mended alone in the official mode and broken alone in the corrected one.
+
+    python benchmarks/controller_switches.py --into book/results/controller_switches.json
+
+A search of `--steps` steps for every seed, in a supernet's scores of a truth table; recorded is the scheme that each
+ends with, so that the chapter can look up what it is worth. Searches are deterministic: a rerun gives the same schemes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ean_lib import SearchConfig, load_bench, search
+from ean_lib.bench import Bench
+from ean_lib.controller import SWITCHES
+from ean_lib.runs import environment, write_atomically
+
+
+def variants(mode: str, steps: int) -> Iterator[tuple[str, SearchConfig]]:
+    """The mode as it is, and with each switch set to the other mode's value."""
+    yield "as it is", SearchConfig(mode=mode, steps=steps)
+    for switch in SWITCHES:
+        yield switch, SearchConfig(mode=mode, steps=steps, **{switch: mode == "official"})
+
+
+def final_scheme(bench: Bench, column: str, config: SearchConfig, seed: int) -> str:
+    """What the search of a seed ends with; seeds take the supernets in turn."""
+    seeds = list(bench.values(column))
+    reward = bench.reward(column, seeds[seed % len(seeds)])
+    return str(search(reward, bench.schemes[0].stages, SearchConfig(**vars(config) | {"seed": seed})).scheme)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", default="cued_shapes_k3")
+    parser.add_argument("--column", default="complementary_recalibrated", help="the supernets that are searched")
+    parser.add_argument("--steps", type=int, default=60, help="of three schemes each")
+    parser.add_argument("--searches", type=int, default=50, help="seeds of each variant")
+    parser.add_argument("--into", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bench, finals = load_bench(options.table), {}
+    for mode in ("official", "corrected"):
+        finals[mode] = {
+            name: [final_scheme(bench, options.column, config, seed) for seed in range(options.searches)]
+            for name, config in tqdm(list(variants(mode, options.steps)), desc=mode)
+        }
+    here = environment()
+    record = {"table": options.table, "sha256": bench.card["sha256"], "column": options.column, "steps": options.steps}
+    record |= {"command": here["command"], "device": here["device"], "torch": here["versions"]["torch"]}
+    write_atomically(options.into, json.dumps(record | {"finals": finals}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

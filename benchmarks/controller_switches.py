@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,11 +30,14 @@ def variants(mode: str, steps: int) -> Iterator[tuple[str, SearchConfig]]:
         yield switch, SearchConfig(mode=mode, steps=steps, **{switch: mode == "official"})
 
 
-def final_scheme(bench: Bench, column: str, config: SearchConfig, seed: int) -> str:
-    """What the search of a seed ends with; seeds take the supernets in turn."""
-    seeds = list(bench.values(column))
-    reward = bench.reward(column, seeds[seed % len(seeds)])
-    return str(search(reward, bench.schemes[0].stages, SearchConfig(**vars(config) | {"seed": seed})).scheme)
+def final_schemes(bench: Bench, column: str, config: SearchConfig, searches: int) -> list[str]:
+    """What the search of each seed ends with; seeds take the supernets in turn."""
+    rewards = [bench.reward(column, seed) for seed in bench.values(column)]
+    results = (
+        search(rewards[seed % len(rewards)], bench.schemes[0].stages, replace(config, seed=seed))
+        for seed in range(searches)
+    )
+    return [str(result.scheme) for result in results]
 
 
 def main() -> None:
@@ -48,7 +52,7 @@ def main() -> None:
     bench, finals = load_bench(options.table), {}
     for mode in ("official", "corrected"):
         finals[mode] = {
-            name: [final_scheme(bench, options.column, config, seed) for seed in range(options.searches)]
+            name: final_schemes(bench, options.column, config, options.searches)
             for name, config in tqdm(list(variants(mode, options.steps)), desc=mode)
         }
     here = environment()

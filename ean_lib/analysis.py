@@ -5,6 +5,7 @@ Values are pandas Series by the text of the scheme, as the columns of `Bench.val
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pandas as pd
@@ -62,8 +63,8 @@ def top_k_regret(scores: pd.Series, truth: pd.Series, k: int = 1) -> float:
     """
     check_number("k", k, low=1, high=len(scores), whole=True)
     scores, truth = _paired(scores, truth)
-    order = sorted(range(len(scores)), key=lambda i: (-scores.iloc[i], scores.index[i].count("1"), scores.index[i]))
-    return float(truth.max() - truth.iloc[order[:k]].max())
+    chosen = sorted(scores.index, key=lambda scheme: _order(scores[scheme], scheme))[:k]
+    return float(truth.max() - truth[chosen].max())
 
 
 def gain_over_average(values: pd.Series) -> pd.Series:
@@ -91,11 +92,8 @@ def effects(values: pd.Series) -> pd.DataFrame:
 
 def best_so_far(result: SearchResult, truth: pd.Series, budget: int | None = None) -> np.ndarray:
     """The truth of the scheme that a search would have given after each evaluation; its last one up to the budget."""
-    best, found = None, []
-    for text, value in result.values.items():
-        order = (-result.config.objective(Scheme.parse(text), value), text.count("1"), text)
-        best = min(order, best or order)
-        found.append(truth[best[2]])
+    orders = (_order(result.config.objective(Scheme.parse(s), value), s) for s, value in result.values.items())
+    found = [truth[scheme] for _, _, scheme in accumulate(orders, min)]
     return np.array((found + [found[-1]] * ((budget or 0) - len(found)))[:budget])
 
 
@@ -105,12 +103,18 @@ def chance_of_beating(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float((difference > 0).mean() + (difference == 0).mean() / 2)
 
 
+def _order(value: float, scheme: str) -> tuple[float, int, str]:
+    """Sorts as a search does: the highest value first, then the fewest connections, then the text."""
+    return -value, scheme.count("1"), scheme
+
+
 def _paired(scores: pd.Series, truth: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Both by the same schemes, checked."""
-    if set(scores.index) != set(truth.index):
-        odd = sorted(set(scores.index) ^ set(truth.index))
-        raise ValueError(f"scores and truth must be of the same schemes; only one of them has {', '.join(odd[:3])}")
+    if not scores.index.equals(truth.index):
+        if odd := sorted(set(scores.index) ^ set(truth.index)):
+            raise ValueError(f"scores and truth must be of the same schemes; only one of them has {', '.join(odd[:3])}")
+        truth = truth[scores.index]
     for name, values in (("scores", scores), ("truth", truth)):
-        broken = values.index[~np.isfinite(values)].tolist()
-        check(f"the {name} of scheme {broken[0] if broken else ''}", "NaN or infinite", not broken, "finite")
-    return (scores, truth) if scores.index.equals(truth.index) else (scores, truth[scores.index])
+        for scheme in values.index[~np.isfinite(values)]:
+            check(f"the {name} of scheme {scheme}", values[scheme], False, "finite")
+    return scores, truth

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data.splits import class_balanced_order
 from ean_lib.measure import measure
-from ean_lib.pipeline import Place, Task, finished, open_run, run_jobs, run_retrain, run_supernet
+from ean_lib.pipeline import Job, Place, Task, finished, open_run, run_jobs, run_retrain, run_supernet
 from ean_lib.runs import environment, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import Scorer
@@ -112,15 +112,15 @@ def load_bench(name: str | Path) -> Bench:
     Raises:
         ValueError: if there is no table of that name, or it is not what its card describes.
     """
-    folder = Path(name) if Path(name).is_dir() else TABLES
-    stem = "table" if folder != TABLES else str(name)
-    if folder == TABLES:
-        check_choice("table", stem, sorted(path.stem for path in TABLES.glob("*.csv")))
-    elif not (folder / "table.json").is_file():
-        raise ValueError(f"{folder} has no table.json: give the folder of a finished `ean bench`")
-    card, content = read_json(folder / f"{stem}.json"), (folder / f"{stem}.csv").read_bytes()
+    path = Path(name) / "table"
+    if not Path(name).is_dir():
+        check_choice("table", str(name), sorted(path.stem for path in TABLES.glob("*.csv")))
+        path = TABLES / name
+    elif not path.with_suffix(".json").is_file():
+        raise ValueError(f"{name} has no table.json: give the folder of a finished `ean bench`")
+    card, content = read_json(path.with_suffix(".json")), path.with_suffix(".csv").read_bytes()
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
-        raise ValueError(f"{folder / stem}.csv is not the file that its card describes (sha256); restore it")
+        raise ValueError(f"{path}.csv is not the file that its card describes (sha256); restore it")
     return Bench(str(name), pd.read_csv(io.BytesIO(content), index_col="scheme", dtype={"scheme": str}), card)
 
 
@@ -147,17 +147,17 @@ def run_bench(
     every = list(Scheme.all_of(task.stages))
     place = place or Place()
     chosen = every if schemes is None else spread(every, schemes)
-    jobs: list[Any] = []
+    jobs: list[Job] = []
     for seed in seeds:
         for kind in supernets:
             config = dataclasses.replace(supernet, **SUPERNETS[kind])
-            arguments = {"task": task, "config": config, "seed": seed, "recalibrate": RECALIBRATE}
-            jobs.append((run_scores, arguments | {"out": out / "supernets" / f"{kind}-{seed}"}))
+            jobs.append(partial(run_scores, task, config, seed, RECALIBRATE, out=out / "supernets" / f"{kind}-{seed}"))
         for scheme in chosen:
-            arguments = {"task": task, "scheme": scheme, "config": train, "seed": seed, "hold_out": True}
-            jobs.append((run_retrain, arguments | {"out": out / "alone" / f"{scheme}-{seed}"}))
+            where = out / "alone" / f"{scheme}-{seed}"
+            jobs.append(partial(run_retrain, task, scheme, train, seed, out=where, hold_out=True))
     run_jobs(jobs, place, workers)
-    run_jobs([(run_costs, {"task": task, "schemes": every, "out": out / "costs"})], place, workers=1)
+    timing = partial(run_costs, task, every, out=out / "costs")
+    run_jobs([timing], place, workers=1)
 
     costs = finished(out / "costs", "costs")[1]
     table = pd.DataFrame.from_dict(costs, orient="index", columns=["parameters", "macs", "median_ms"])
@@ -168,10 +168,12 @@ def run_bench(
             for part in ("val", "test"):
                 table.loc[str(scheme), f"{part}_{seed}"] = result[f"{part}_accuracy"]
         for kind in supernets:
-            scores = read_json(out / "supernets" / f"{kind}-{seed}" / "scores.json")
-            table[f"{kind}_{seed}"], table[f"{kind}_recalibrated_{seed}"] = map(pd.Series, scores)
+            scores = finished(out / "supernets" / f"{kind}-{seed}" / "scores", "scores")[1]
+            table[f"{kind}_{seed}"] = pd.Series(scores["own"])
+            table[f"{kind}_recalibrated_{seed}"] = pd.Series(scores["recalibrated"])
     content = table.to_csv(index_label="scheme", lineterminator="\n").encode()
-    used = [session for path in sorted(out.rglob("provenance.json")) for session in read_json(path)["sessions"]]
+    records = [file for job in (*jobs, timing) for file in sorted(job.keywords["out"].rglob("provenance.json"))]
+    used = [session for file in records for session in read_json(file)["sessions"]]
     card = {
         "task": dataclasses.asdict(task), "train": dataclasses.asdict(train), "supernet": dataclasses.asdict(supernet),
         "supernets": {kind: SUPERNETS[kind] for kind in supernets}, "seeds": list(seeds), "columns": COLUMNS,
@@ -192,22 +194,20 @@ def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
     return [schemes[i] for i in order[:count].tolist()]
 
 
-def run_scores(
-    task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place
-) -> list[dict[str, float]]:
+def run_scores(task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place) -> None:
     """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
     net = run_supernet(task, config, seed, out, place)
-    file = out / "scores.json"
-    if not file.exists():
-        data, schemes, both = task.data(place.data_dir), list(Scheme.all_of(net.stages)), []
-        for images in (None, recalibrate):
+    run, data = open_run(out / "scores", "scores", task, place, seed, recalibrate=recalibrate)
+    if not run.finished:
+        schemes, scores = list(Scheme.all_of(net.stages)), {}
+        for name, images in (("own", None), ("recalibrated", recalibrate)):
             values = Scorer(net, data, recalibrate=images, device=place.device)(schemes)
-            both.append(dict(zip(map(str, schemes), values, strict=True)))
-        write_atomically(file, to_json(both))
-    return read_json(file)
+            scores[name] = dict(zip(map(str, schemes), values, strict=True))
+        run.finish(scores)
+    run.close()
 
 
-def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> dict[str, Any]:
+def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> None:
     """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
     run, data = open_run(out, "costs", task, place, seed=0, threads=torch.get_num_threads())
     if not run.finished:
@@ -216,4 +216,3 @@ def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) ->
         costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device)
         run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
     run.close()
-    return run.result

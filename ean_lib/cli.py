@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,10 +166,9 @@ class Run(Trains):
                 for index in range(self.random_schemes if form == "random" else 1):
                     scheme, share = pipeline.schemes_of(form, found, seed, index)
                     out = folder / (f"random-{index + 1}" if form == "random" else form)
-                    own = {"scheme": scheme, "share": share, "form": form, "out": out}
-                    jobs.append((pipeline.run_retrain, common | own))
+                    jobs.append(partial(pipeline.run_retrain, scheme=scheme, share=share, form=form, out=out, **common))
             pipeline.run_jobs(jobs, self.place)
-            trained = [arguments["out"] for _, arguments in jobs]
+            trained = [job.keywords["out"] for job in jobs]
             if trained and not all((path / "measure.json").exists() for path in trained):
                 pipeline.run_measure(trained, self.place)
         return write_report([self.out], self.out)
@@ -251,11 +251,12 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
     parser.add_argument("--dataset", default="cued_shapes")
     parser.add_argument("--preset", default="quick")
     known, _ = parser.parse_known_args(argv)
-    task, supernet, search, retrain = recipe(known.dataset, known.preset if known.preset in PRESETS else "quick")
+    preset = known.preset if known.preset in PRESETS else "quick"
+    task, supernet, search, retrain = recipe(known.dataset, preset)
     common = {"task": task, "place": (place := Place())}
     # Late connections are the control of cued_shapes, where they are known not to help.
     forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
-    shorter = dataclasses.replace(retrain, epochs=retrain.epochs - (retrain.epochs < 10))  # quick: it trains hundreds
+    shorter = dataclasses.replace(retrain, epochs=retrain.epochs - (preset == "quick"))  # it trains hundreds
     return {
         "supernet": Supernet(**common, train=supernet),
         "search": Search(tyro.MISSING, search, place),

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,14 @@ from ean_lib.checks import check_choice
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
 from ean_lib.networks import AttentionResNet, build_network, check_state_dict
-from ean_lib.runs import BusyError, Run, find_device, load_weights, read_json, to_json, write_atomically
+from ean_lib.runs import BusyError, Run, find_device, load_weights, read_json, rebuild, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
 from ean_lib.training import TrainConfig, evaluate, train
 
 Share = Literal["stage", "none"]
-Job = tuple[Callable[..., Any], Mapping[str, Any]]
+Job = functools.partial  # of one of these functions, with all its arguments but `place`
 FORMS = ("backbone", "org-full", "share-full", "ean", "random", "late")
 
 
@@ -120,7 +120,7 @@ def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: P
 
 def load_supernet(folder: Path, place: Place = Place()) -> tuple[AttentionResNet, Task]:
     """A supernet and its task, from the folder that :func:`run_supernet` finished."""
-    task = _task(finished(folder, "supernet")[0])
+    task = rebuild(Task, finished(folder, "supernet")[0]["task"])
     net = task.network(task.data(place.data_dir).num_classes)
     _load(net, folder)
     return net, task
@@ -190,7 +190,7 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
     a job is one run folder, and its lock says that it is being done.
 
     Args:
-        jobs: (function, keyword arguments but ``place``); the keyword ``out`` names the run folder.
+        jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
         workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
     """
     if workers is None:
@@ -210,9 +210,8 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
 
 def _do(job: Job, place: Place) -> bool:
     """Do a job, unless somebody else is doing it."""
-    function, arguments = job
     try:
-        function(**arguments, place=place)
+        job(place=place)
     except BusyError:
         return False
     return True
@@ -232,13 +231,13 @@ def run_measure(
     """Cost of retrained networks, pruned and fused, against their backbone, timed in turn, into measure.json."""
     if not folders:
         raise ValueError("nothing to measure: name at least one folder of a finished retraining")
-    first = _task(finished(folders[0], "retrain")[0])
+    first = rebuild(Task, finished(folders[0], "retrain")[0]["task"])
     data = first.data(place.data_dir)
     backbone = first.network(data.num_classes, Scheme.none(first.stages))
     networks: dict[str, AttentionResNet] = {}
     for folder in folders:
         config, _ = finished(folder, "retrain")
-        task = _task(config)
+        task = rebuild(Task, config["task"])
         if dataclasses.replace(task, attention=first.attention) != first:
             raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
         net = task.network(data.num_classes, Scheme.parse(config["scheme"], task.stages), config["share"])
@@ -284,8 +283,3 @@ def _load(net: AttentionResNet, folder: Path) -> None:
     weights = load_weights(folder / "weights.safetensors")
     check_state_dict(weights, net.state_dict(), f"the weights in {folder}")
     net.load_state_dict(weights)
-
-
-def _task(config: Mapping[str, Any]) -> Task:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config["task"].items()}
-    return Task(**values)

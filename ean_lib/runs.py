@@ -68,6 +68,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not a JSON file ({error}); restore it, or start in another folder") from None
 
 
+def rebuild(kind: type, record: Record) -> Any:
+    """A dataclass of options from its JSON form, which knows lists only where there were tuples."""
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()})
+
+
 def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     """Write weights as safetensors, which hold numbers only and run no code when loaded."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}

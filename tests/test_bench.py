@@ -47,7 +47,8 @@ def test_the_table_holds_what_its_runs_recorded(made):
             assert bench.values("test").loc[str(scheme), seed] == result["test_accuracy"]
             assert bench.values("val").loc[str(scheme), seed] == result["val_accuracy"]
             assert not (folder / "weights.safetensors").exists()
-        own, recalibrated = json.loads((made / "supernets" / f"uniform-{seed}" / "scores.json").read_text())
+        scores = json.loads((made / "supernets" / f"uniform-{seed}" / "scores" / "result.json").read_text())
+        own, recalibrated = scores["own"], scores["recalibrated"]
         assert bench.values("uniform")[seed].to_dict() == own
         assert bench.values("uniform_recalibrated")[seed].to_dict() == recalibrated
         assert own != recalibrated
@@ -92,7 +93,7 @@ def test_two_processes_share_the_work(made, tmp_path):
     for path in [*(out / "alone").rglob("provenance.json"), *(out / "supernets").rglob("provenance.json")]:
         (session,) = json.loads(path.read_text())["sessions"]
         workers.append(session["started"].rsplit("-", 1)[1])
-    assert len(workers) == 10 and len(set(workers)) == 2
+    assert len(workers) == 12 and len(set(workers)) == 2  # 8 alone, 2 supernets, 2 scorings
     assert deterministic(out) == deterministic(made)
 
 

@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ean_lib.bench import load_bench
-from ean_lib.pipeline import Place, Task, run_jobs, run_retrain
-from ean_lib.runs import read_json
+from ean_lib.pipeline import Task, run_jobs, run_retrain
+from ean_lib.runs import read_json, rebuild
 from ean_lib.training import TrainConfig
-
-
-def tuples(values: dict) -> dict:
-    """JSON knows no tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def main() -> int:
@@ -33,7 +29,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     options = parser.parse_args()
     bench = load_bench(options.table)
-    task, config = Task(**tuples(bench.card["task"])), TrainConfig(**tuples(bench.card["train"]))
+    task, config = rebuild(Task, bench.card["task"]), rebuild(TrainConfig, bench.card["train"])
     recorded = bench.values("test")
     cells = [(scheme, seed) for scheme in bench.schemes if str(scheme) in recorded.index for seed in recorded]
     drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(options.seed))[: options.rows]
@@ -41,14 +37,13 @@ def main() -> int:
     agree = 0
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / str(number) for number in range(len(chosen))]
-        common, pairs = {"task": task, "config": config, "hold_out": True}, list(zip(chosen, outs, strict=True))
-        jobs = [(run_retrain, common | {"scheme": s, "seed": seed, "out": out}) for (s, seed), out in pairs]
-        run_jobs(jobs, Place())
+        pairs, again = list(zip(chosen, outs, strict=True)), partial(run_retrain, task, config=config, hold_out=True)
+        run_jobs([partial(again, scheme=scheme, seed=seed, out=out) for (scheme, seed), out in pairs])
         for (scheme, seed), out in pairs:
-            again, before = read_json(out / "result.json")["test_accuracy"], recorded.loc[str(scheme), seed]
+            now, before = read_json(out / "result.json")["test_accuracy"], recorded.loc[str(scheme), seed]
             std = recorded.loc[str(scheme)].std()
-            agree += abs(again - before) <= std
-            print(f"{scheme} seed {seed}: recorded {before:.2f}, again {again:.2f} (std over its seeds {std:.2f})")
+            agree += abs(now - before) <= std
+            print(f"{scheme} seed {seed}: recorded {before:.2f}, again {now:.2f} (std over its seeds {std:.2f})")
     print(f"{agree} of {len(chosen)} agree")
     return int(agree < len(chosen))
 

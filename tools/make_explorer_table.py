@@ -33,7 +33,7 @@ import torch
 from ean_lib.bench import load_bench
 from ean_lib.measure import count_macs, count_parameters
 from ean_lib.pipeline import Task, finished
-from ean_lib.runs import read_json, write_atomically
+from ean_lib.runs import read_json, rebuild, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult
 from ean_lib.search import search as search_schemes
@@ -99,7 +99,7 @@ def make_table(search: Path, folders: Sequence[Path]) -> dict[str, Any]:
     """
     config, _ = finished(search, "search")
     result = SearchResult.from_json((search / "result.json").read_text())
-    task = Task(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["task"].items()})
+    task = rebuild(Task, config["task"])
     scored = {line["scheme"]: line["accuracy"] for line in map(json.loads, (search / "metrics.jsonl").open())}
     every = [str(scheme) for scheme in Scheme.all_of(task.stages)]
     missing = [text for text in every if text not in scored]

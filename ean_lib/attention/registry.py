@@ -63,6 +63,7 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
         from ean_lib.attention.timm_layers import create_timm
 
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
-    check_choice("attention module", name, list_attentions())
+    if name not in _factories:
+        check_choice("attention module", name, list_attentions())
     check_keywords(f"The attention module {name!r}", _factories[name], keywords)
     return _factories[name](channels, **keywords)

@@ -209,7 +209,8 @@ class Bench(Trains):
     supernets: tuple[Literal["uniform", "warm", "complementary", "sandwich"], ...] = tuple(SUPERNETS)
     """How the schemes of a supernet's steps are drawn; warm: uniform, after 0.4 of the training with all connected."""
     workers: int | None = None
-    """Networks trained at a time; None: one per thread of a CPU, one on a GPU."""
+    """Networks trained at a time, each on one thread; None: one per thread of a CPU, one on a GPU. 1 trains in this
+    process, on all its threads, which round otherwise: the table is another one in its last bits."""
     out: Path = Path("runs/bench")
     """The folder of all of it."""
 

@@ -192,6 +192,7 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
     Args:
         jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
         workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
+            One worker is this process with all its threads, which round otherwise than one thread does.
     """
     if workers is None:
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1

@@ -28,6 +28,8 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     options = parser.parse_args()
+    workers = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the table was made, also where one row is trained in this process
     bench = load_bench(options.table)
     task, config = rebuild(Task, bench.card["task"]), rebuild(TrainConfig, bench.card["train"])
     recorded = bench.values("test")
@@ -38,7 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / str(number) for number in range(len(chosen))]
         pairs, again = list(zip(chosen, outs, strict=True)), partial(run_retrain, task, config=config, hold_out=True)
-        run_jobs([partial(again, scheme=scheme, seed=seed, out=out) for (scheme, seed), out in pairs])
+        run_jobs([partial(again, scheme=scheme, seed=seed, out=out) for (scheme, seed), out in pairs], workers=workers)
         for (scheme, seed), out in pairs:
             now, before = read_json(out / "result.json")["test_accuracy"], recorded.loc[str(scheme), seed]
             std = recorded.loc[str(scheme)].std()

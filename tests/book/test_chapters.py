@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOOK = ROOT / "book"
@@ -154,6 +155,39 @@ def test_each_exercise_fails_on_its_stub_and_passes_on_its_solution(path, monkey
         assert stub.startswith("not yet"), f"{label} accepts its stub: {stub}"
         exec(answers[label], names)
         assert eval(last, names) == "right", f"{label} refuses its solution"
+
+
+def test_the_cell_for_a_readers_own_picture_works(monkeypatch, tmp_path):
+    """Without the download: a ResNet-50 of random weights, and a picture that is neither square nor RGB."""
+    import torchvision.models
+    from matplotlib import pyplot
+    from PIL import Image
+
+    import ean_lib
+
+    code = [cell.source for cell in cells(BOOK / "06_grad_cam.ipynb")]
+    (look_at,) = (source for source in code if "def look_at" in source)
+    (overlay,) = (
+        ast.unparse(node)
+        for source in code
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == "overlay"
+    )
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    build = torchvision.models.resnet50
+    monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: build())
+    Image.new("LA", (300, 240), (90, 255)).save(tmp_path / "mine.png")
+    names = {"torch": torch, "plt": pyplot, "grad_cam": ean_lib.grad_cam}
+    exec(overlay, names)
+    exec(look_at.replace('MY_PICTURE = ""', f"MY_PICTURE = {str(tmp_path / 'mine.png')!r}"), names)
+    axes = pyplot.gcf().axes
+    pyplot.close("all")
+    known = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
+    titles = [axis.get_title() for axis in axes]
+    assert len(set(titles)) == 2 and set(titles) <= set(known)
+    assert all(len(axis.images) == 2 for axis in axes)  # the picture and the map over it
+    maps = [axis.images[1].get_array() for axis in axes]
+    assert all(cam.shape == (224, 224) and cam.min() >= 0 and cam.max() <= 1 for cam in maps)
 
 
 @every_chapter

@@ -87,7 +87,7 @@ class ControllerConfig:
     drop_constant: bool | None = None
     # 9. Never evaluate a scheme twice (official: each sample is evaluated anew).
     cache: bool | None = None
-    # 11. End with the best scheme evaluated (official: with the policy's most probable one).
+    # 10. End with the best scheme evaluated (official code ends with none; read here: the policy's most probable one).
     keep_best: bool | None = None
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ class Task:
     subset: int | None = None
     """Train on this many images only, balanced over the classes."""
     objects: int | None = None
-    """cued_shapes: objects in each image, 2 or 3 (with 3, weight sharing fails)."""
+    """cued_shapes: objects in each image, 2 or 3."""
 
     def data(self, root: str | None = None) -> Data:
         options = {} if self.objects is None else {"objects": self.objects}

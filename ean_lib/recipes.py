@@ -14,9 +14,9 @@ Recipe = tuple[Task, TrainConfig, SearchConfig, TrainConfig]
 def recipe(dataset: str, preset: str = "quick") -> Recipe:
     """(task, supernet training, search, retraining) for a dataset.
 
-    The full preset follows the paper's code: supernet 50 epochs, lr 0.1 (a tenth at epoch 40), batch 256, weight decay
-    1e-4; retraining 120 epochs, lr a tenth at each quarter. DIANet's CIFAR recipe gives the retraining on CIFAR: 180
-    epochs, batch 128, lr a tenth after one and two thirds.
+    The full preset follows the paper's code, but for Nesterov's momentum: supernet 50 epochs, lr 0.1 (a tenth at
+    epoch 40), batch 256, weight decay 1e-4; retraining 120 epochs, lr a tenth at each quarter. DIANet's CIFAR recipe
+    gives the retraining on CIFAR: 180 epochs, batch 128, lr a tenth after one and two thirds.
     """
     check_choice("preset", preset, PRESETS)
     by_steps = partial(TrainConfig, schedule="step", weight_decay=1e-4)

@@ -3,23 +3,28 @@
     python tools/execute_book.py --into _build/executed PRESET=full DATASET=cifar10
     python tools/execute_book.py --in-place book/00_ten_minutes.ipynb
 
-A parameter with an empty value keeps the chapter's own. Without chapters all are executed, ordered by name, each in an
-empty working directory, because a chapter runs alone from wherever it is. How long each took, and on what, is written
-into the book's status page.
+A parameter with an empty value keeps the chapter's own. Without chapters all are executed, each in an empty working
+directory, because a chapter runs alone from wherever it is. Small networks gain little from a second thread, so into a
+build folder as many chapters run at once as there are cores, the longest first; in place they run one by one, because
+the times that they measure are committed. How long each took, and on what, is written into the book's status page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import papermill
+import torch
 from traitlets.config import Config
 
 from ean_lib.runs import environment
@@ -65,25 +70,35 @@ def strip_execution_traces(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def execute(chapter: Path, output: Path, parameters: dict[str, str | int], folder: str) -> float:
-    """Run one chapter with this working directory and return the seconds that it took."""
+def execute(chapter: Path, output: Path, parameters: dict[str, str | int], threads: int) -> float:
+    """Run one chapter in an empty folder, with that many threads, and return the seconds that it took."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     known = papermill.inspect_notebook(str(chapter))
     chosen = {name: value for name, value in parameters.items() if name in known}
-    options = {"kernel_name": "python3", "cwd": folder, "progress_bar": False}
     # A pipe of this machine instead of a network port, about which the kernel would warn.
-    options["config"] = Config(KernelManager={"transport": "ipc"})
+    options = {"kernel_name": "python3", "config": Config(KernelManager={"transport": "ipc"}), "progress_bar": False}
     start = time.perf_counter()
-    papermill.execute_notebook(str(chapter), str(output), parameters=chosen, **options)
-    return time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        papermill.execute_notebook(str(chapter), str(output), parameters=chosen, cwd=folder, **options)
+    seconds = round(time.perf_counter() - start, 1)
+    strip_execution_traces(output)
+    return seconds
 
 
-def write_status(book: Path, seconds: dict[str, float], parameters: dict[str, str | int]) -> None:
-    """Put these run times into status.json, beside those of other chapters, and draw the table of status.md from it."""
+def recorded(book: Path) -> dict[str, dict[str, str | float]]:
+    """What status.json says of each chapter's last execution."""
     record = book / "status.json"
-    rows = json.loads(record.read_text()) if record.exists() else {}
+    return json.loads(record.read_text()) if record.exists() else {}
+
+
+def write_status(
+    book: Path, seconds: dict[str, float], parameters: dict[str, str | int], threads: int, at_once: int
+) -> None:
+    """Put these run times into status.json, beside those of other chapters, and draw the table of status.md from it."""
+    rows = recorded(book)
     here = environment()
     versions = ", ".join(f"{name} {here['versions'][name]}" for name in ("torch", "torchvision", "numpy"))
-    machine = f"{here['device']}, threads: {here['threads']}"
+    machine = f"{here['device']}, threads: {threads}" + (f", {at_once} chapters at once" if at_once > 1 else "")
     for chapter, time_taken in seconds.items():
         rows[chapter] = {
             "seconds": time_taken,
@@ -93,7 +108,7 @@ def write_status(book: Path, seconds: dict[str, float], parameters: dict[str, st
             "versions": f"Python {here['python']}, {versions}",
         }
     rows = {path.stem: rows[path.stem] for path in sorted(book.glob("[0-9]*.ipynb")) if path.stem in rows}
-    record.write_text(json.dumps(rows, indent=1) + "\n")
+    (book / "status.json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = ["| chapter | seconds | executed on | parameters |", "|---|---:|---|---|"]
     for name, row in rows.items():
         lines.append(f"| [](./{name}.ipynb) | {row['seconds']:.0f} | {row['date']} | {row['parameters']} |")
@@ -125,18 +140,23 @@ def main() -> int:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(BOOK, target, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "_build"))
 
+    rows, cores = recorded(BOOK), torch.get_num_threads()
+    chapters.sort(key=lambda chapter: -rows.get(chapter.stem, {}).get("seconds", 0))
+    at_once = min(cores, len(chapters)) if arguments.into else 1
+    threads = max(1, cores // at_once)
     seconds = {}
-    for chapter in chapters:
-        print(f"{chapter.name} ...", end=" ", flush=True)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                seconds[chapter.stem] = round(execute(chapter, target / chapter.name, parameters, folder), 1)
-        except papermill.PapermillExecutionError as error:
-            print(f"failed.\n{error}", file=sys.stderr)
-            return 1
-        strip_execution_traces(target / chapter.name)
-        print(f"{seconds[chapter.stem]} s", flush=True)
-    write_status(target, seconds, parameters)
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(execute, c, target / c.name, parameters, threads): c for c in chapters}
+        for future in as_completed(futures):
+            chapter = futures[future]
+            try:
+                seconds[chapter.stem] = future.result()
+            except papermill.PapermillExecutionError as error:
+                print(f"{chapter.name} failed.\n{error}", file=sys.stderr)
+                pool.shutdown(cancel_futures=True)
+                return 1
+            print(f"{chapter.name} took {seconds[chapter.stem]} s", flush=True)
+    write_status(target, seconds, parameters, threads, at_once)
     return 0
 
 

@@ -1,5 +1,10 @@
 """Where to plug attention: shared attention modules, connection schemes, and the search for a sparse one (EAN)."""
 
+import logging
+
+# torch warns where there is a CUDA compiler but no GPU, in every process; neither is needed.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
 from ean_lib.attention import create_attention, list_attentions, register_attention
 from ean_lib.bench import load_bench
 from ean_lib.data import Data, Split, load_data

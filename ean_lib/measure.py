@@ -120,8 +120,7 @@ def latency(
     Raises:
         ValueError: if there is no network, a number is out of range, or there is no such device.
     """
-    if not networks:
-        raise ValueError("nothing to time: give at least one network")
+    check("the networks to time", networks, bool(networks), "at least one, by name")
     check_number("rounds", rounds, low=1, whole=True)
     target = find_device(device)
     x = torch.randn(_check_shape(input_shape), generator=torch.Generator().manual_seed(0))
@@ -160,8 +159,7 @@ def measure(
     Raises:
         ValueError: as `latency`.
     """
-    if not networks:
-        raise ValueError("nothing to measure: give at least one network")
+    check("the networks to measure", networks, bool(networks), "at least one, by name")
     pruned = [backbone, *networks.values()]
     pruned = [net.prune() if isinstance(net, AttentionResNet) else net for net in pruned]
     fused = [net.fuse() if isinstance(net, AttentionResNet) else net for net in pruned]

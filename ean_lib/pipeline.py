@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from ean_lib.checks import check_choice
+from ean_lib.checks import check, check_choice
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
 from ean_lib.networks import AttentionResNet, build_network, check_state_dict
@@ -230,8 +230,7 @@ def run_measure(
     folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20
 ) -> dict[str, Any]:
     """Cost of retrained networks, pruned and fused, against their backbone, timed in turn, into measure.json."""
-    if not folders:
-        raise ValueError("nothing to measure: name at least one folder of a finished retraining")
+    check("what to measure", folders, len(folders) > 0, "at least one folder of a finished retraining")
     first = rebuild(Task, finished(folders[0], "retrain")[0]["task"])
     data = first.data(place.data_dir)
     backbone = first.network(data.num_classes, Scheme.none(first.stages))

@@ -164,7 +164,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "search of a retraining": (["search", "--supernet", "RUNS/ean"], "holds a retrain run, expected a supernet run"),
     "retraining from a supernet": ([*RETRAIN, "--scheme", "RUNS/supernet"], "expected a search run"),
     "measuring a supernet": (["measure", "RUNS/supernet"], "expected a retrain run"),
-    "measuring nothing": (["measure"], "nothing to measure"),
+    "measuring nothing": (["measure"], "what to measure must be at least one folder"),
     "measuring in no rounds": (["measure", "RUNS/ean", "--rounds", "0"], "rounds"),
     "measuring batches of none": (["measure", "RUNS/ean", "--batch-size", "0"], "(0, 3, 32, 32)"),
     "report of a folder that is not there": (["report", "RUNS/none"], "there is no folder"),

@@ -156,7 +156,7 @@ def test_a_measurement_is_of_the_pruned_and_fused_network():
 
 
 BAD = {
-    "no network": (({}, SHAPE), {}, "nothing to time: give at least one network"),
+    "no network": (({}, SHAPE), {}, "the networks to time must be at least one"),
     "flat shape": (({"a": Tiny()}, (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
     "empty batch": (({"a": Tiny()}, (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),
     "a number": (({"a": Tiny()}, 32), {}, "input_shape must be four positive integers .* got 32"),
@@ -173,5 +173,5 @@ def test_bad_arguments_say_what_was_expected_and_what_came(positional, keywords,
 
 
 def test_measuring_nothing_is_refused():
-    with pytest.raises(ValueError, match="nothing to measure"):
+    with pytest.raises(ValueError, match="the networks to measure must be at least one"):
         measure({}, Tiny(), SHAPE)

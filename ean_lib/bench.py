@@ -213,6 +213,7 @@ def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) ->
     if not run.finished:
         networks = {str(s): task.network(data.num_classes, s) for s in schemes}
         backbone = task.network(data.num_classes, Scheme.none(task.stages))
-        costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device)
+        rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
+        costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device, rounds=rounds)
         run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
     run.close()

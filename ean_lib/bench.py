@@ -39,7 +39,7 @@ COLUMNS = {
     "connected": "connected blocks",
     "parameters": "of the pruned network",
     "macs": "multiply-accumulates of one image, counted by torch",
-    "median_ms": "median time of the forward pass of a batch, pruned and fused",
+    "median_ms": "median time of the forward pass of 64 images, pruned and fused, 20 rounds (above 64 schemes: 4)",
     "val_S": "trained alone with seed S: accuracy on the search-val images, %",
     "test_S": "trained alone with seed S: accuracy on the test images, %",
     "KIND_S": "accuracy on search-val in the supernet of that kind and seed S, with the supernet's BatchNorm, %",

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import torch
 from traitlets.config import Config
 
 from ean_lib.runs import environment
@@ -140,7 +139,7 @@ def main() -> int:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(BOOK, target, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "_build"))
 
-    rows, cores = recorded(BOOK), torch.get_num_threads()
+    rows, cores = recorded(BOOK), environment()["threads"]
     chapters.sort(key=lambda chapter: -rows.get(chapter.stem, {}).get("seconds", 0))
     at_once = min(cores, len(chapters)) if arguments.into else 1
     threads = max(1, cores // at_once)

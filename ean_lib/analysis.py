@@ -63,8 +63,8 @@ def top_k_regret(scores: pd.Series, truth: pd.Series, k: int = 1) -> float:
     """
     check_number("k", k, low=1, high=len(scores), whole=True)
     scores, truth = _paired(scores, truth)
-    chosen = sorted(scores.index, key=lambda scheme: _order(scores[scheme], scheme))[:k]
-    return float(truth.max() - truth[chosen].max())
+    rows = sorted(zip(scores, scores.index, truth, strict=True), key=lambda row: _order(row[0], row[1]))
+    return float(truth.max() - max(value for _, _, value in rows[:k]))
 
 
 def gain_over_average(values: pd.Series) -> pd.Series:

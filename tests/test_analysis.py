@@ -54,6 +54,15 @@ def test_regret_by_hand():
     assert top_k_regret(fewer, series([1, 2, 3], list(fewer.index)), 1) == 1  # of three equal ones the sparsest
 
 
+def test_regret_of_schemes_drawn_with_replacement():
+    """A scheme may be there twice; the interval is that of the same draws by a loop."""
+    scores, truth = series([3, 1, 2, 2]), series([60, 90, 70, 80])
+    assert top_k_regret(scores.iloc[[0, 0, 1, 2]], truth.iloc[[0, 0, 1, 2]], 2) == 30  # 60 twice, of 90
+    assert top_k_regret(scores.iloc[[1, 2, 2, 3]], truth.iloc[[1, 2, 2, 3]], 1) == 20  # 00-1, 01-0 twice, 01-1
+    found = bootstrap(top_k_regret, scores, truth, resamples=300)
+    assert found.value == 30 and 0 <= found.low <= found.value <= found.high == 30
+
+
 @given(values_of_all, values_of_all)
 def test_regret_never_grows_with_k_and_ends_at_nothing(scores, truth):
     regrets = [top_k_regret(series(scores), series(truth), k) for k in range(1, 9)]

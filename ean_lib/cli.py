@@ -152,26 +152,33 @@ class Run(Trains):
     def __call__(self) -> str:
         if not self.seeds or self.random_schemes < 1:
             raise ValueError("name at least one seed, and at least one random scheme")
-        for seed in self.seeds:
-            folder = self.out / f"seed-{seed}"
-            if self.scheme is None:
-                net, out = folder / "supernet", folder / "search"
-                pipeline.run_supernet(self.task, self.supernet, seed, net, self.place)
-                found = pipeline.run_search(net, self.search, seed, out, self.place, self.recalibrate).scheme
-            else:
-                found = _scheme(self.scheme, self.task)
-            jobs: list[pipeline.Job] = []
-            common = {"task": self.task, "config": self.retrain, "seed": seed}
-            for form in self.forms:
-                for index in range(self.random_schemes if form == "random" else 1):
-                    scheme, share = pipeline.schemes_of(form, found, seed, index)
-                    out = folder / (f"random-{index + 1}" if form == "random" else form)
-                    jobs.append(partial(pipeline.run_retrain, scheme=scheme, share=share, form=form, out=out, **common))
+        folders = {seed: self.out / f"seed-{seed}" for seed in self.seeds}
+        if self.scheme is None:
+            # What asks for no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
+            find = partial(pipeline.find_scheme, self.task, self.supernet, self.search, self.recalibrate)
+            jobs = [partial(find, seed, out=folder) for seed, folder in folders.items()]
+            full = Scheme.full(self.task.stages)
+            jobs += [job for seed in folders for job in self._retrainings(seed, full, FORMS[:3])]
             pipeline.run_jobs(jobs, self.place)
+        found = {seed: _scheme(self.scheme or str(top / "search"), self.task) for seed, top in folders.items()}
+        retrainings = [self._retrainings(seed, scheme) for seed, scheme in found.items()]
+        pipeline.run_jobs([job for jobs in retrainings for job in jobs], self.place)
+        for jobs in retrainings:
             trained = [job.keywords["out"] for job in jobs]
             if trained and not all((path / "measure.json").exists() for path in trained):
                 pipeline.run_measure(trained, self.place)
         return write_report([self.out], self.out)
+
+    def _retrainings(self, seed: int, found: Scheme, forms: Sequence[str] = FORMS) -> list[pipeline.Job]:
+        """The trainings of a seed, for those of the forms that are asked for."""
+        jobs: list[pipeline.Job] = []
+        for form in [form for form in self.forms if form in forms]:
+            for index in range(self.random_schemes if form == "random" else 1):
+                scheme, share = pipeline.schemes_of(form, found, seed, index)
+                out = self.out / f"seed-{seed}" / (f"random-{index + 1}" if form == "random" else form)
+                what = {"task": self.task, "scheme": scheme, "config": self.retrain, "seed": seed}
+                jobs.append(partial(pipeline.run_retrain, **what, share=share, form=form, out=out))
+        return jobs
 
 
 @dataclass(frozen=True)

@@ -311,14 +311,9 @@ class Controller:
             self.step(replay_loss)
             replay_loss = replay_loss.item()
         self.steps += 1
-        return record | {
-            "rewards": rewards.tolist(),
-            "bonus": bonus.tolist(),
-            "baseline": used,
-            "advantages": advantages.tolist(),
-            "loss": loss.item(),
-            "replay_loss": replay_loss,
-        }
+        seen = {"rewards": rewards.tolist(), "bonus": bonus.tolist(), "baseline": used}
+        learned = {"advantages": advantages.tolist(), "loss": loss.item(), "replay_loss": replay_loss}
+        return record | seen | learned
 
     def step(self, loss: Tensor) -> None:
         """One step of Adam on the policy."""

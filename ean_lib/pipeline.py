@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -118,19 +119,13 @@ def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: P
     return net
 
 
-def load_supernet(folder: Path, place: Place = Place()) -> tuple[AttentionResNet, Task]:
-    """A supernet and its task, from the folder that :func:`run_supernet` finished."""
-    task = rebuild(Task, finished(folder, "supernet")[0]["task"])
-    net = task.network(task.data(place.data_dir).num_classes)
-    _load(net, folder)
-    return net, task
-
-
 def run_search(
     supernet: Path, config: SearchConfig, seed: int, out: Path, place: Place = Place(), recalibrate: int | None = None
 ) -> SearchResult:
     """Search the supernet of a finished folder, into the folder out. A reward is computed once, also across a crash."""
-    net, task = load_supernet(supernet, place)
+    task = rebuild(Task, finished(supernet, "supernet")[0]["task"])
+    net = task.network(task.data(place.data_dir).num_classes)
+    _load(net, supernet)
     config = dataclasses.replace(config, seed=seed)
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
@@ -155,6 +150,14 @@ def run_search(
     state.wait_for_everyone()
     run.close()
     return SearchResult.from_json(json.dumps(run.result))
+
+
+def find_scheme(
+    task: Task, train: TrainConfig, config: SearchConfig, recalibrate: int | None, seed: int, out: Path, place: Place
+) -> SearchResult:
+    """Train a supernet, into out/supernet, and search it, into out/search."""
+    run_supernet(task, train, seed, out / "supernet", place)
+    return run_search(out / "supernet", config, seed, out / "search", place, recalibrate)
 
 
 def run_retrain(
@@ -198,9 +201,11 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1
         workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
     workers = max(1, min(workers, len(jobs)))
-    shown = dataclasses.replace(place, progress=place.progress and workers == 1)
+    shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+    context = multiprocessing.get_context("spawn")
+    started = context.Value("i")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=[started]) as pool:
         while left:
             done = (pool.map if workers > 1 else map)(_do, left, itertools.repeat(shown))
             bar = tqdm(done, total=len(left), disable=not place.progress, unit="run", leave=False)
@@ -218,9 +223,12 @@ def _do(job: Job, place: Place) -> bool:
     return True
 
 
-def _start_worker() -> None:
-    """One thread for the work, and one that ends this process with its parent, however that ended."""
+def _start_worker(started: Any) -> None:
+    """One thread for the work, and one that ends this process with its parent; its bars have a line of their own."""
     torch.set_num_threads(1)
+    with started.get_lock():
+        started.value += 1
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, position=started.value)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

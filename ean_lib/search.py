@@ -158,16 +158,10 @@ class Evaluations:
 
     def record(self, schemes: Sequence[Scheme], **details: Any) -> None:
         """Close a step: what was proposed, what it was worth, and the best scheme up to now."""
-        entry = {
-            "step": len(self.history),
-            "schemes": [str(s) for s in schemes],
-            "values": [self.values[s] for s in schemes],
-            "objectives": [self.objective(s) for s in schemes],
-            "evaluations": len(self.values),
-            "best_scheme": str(self.best),
-            "best_objective": self.objective(self.best),
-        }
-        self.history.append(entry | details)
+        entry = {"step": len(self.history), "schemes": [str(s) for s in schemes]}
+        entry |= {"values": [self.values[s] for s in schemes], "objectives": [self.objective(s) for s in schemes]}
+        best = {"best_scheme": str(self.best), "best_objective": self.objective(self.best)}
+        self.history.append(entry | {"evaluations": len(self.values)} | best | details)
         if self.progress is not None:
             self.progress(self.history[-1])
 

@@ -145,6 +145,7 @@ def train(
     model = accelerator.prepare(net)
     for parameter in net.parameters():  # zeros, not None: a module that is skipped is treated as one that is gated off
         parameter.grad = torch.zeros_like(parameter)
+    complete = all(module is not None for _, _, module in net.connections())
     draw = _schemes_of_a_step(net, config, scheme, generator, warm=config.warmup * total)
 
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
@@ -163,7 +164,8 @@ def train(
                 for k, choice in enumerate(schemes):
                     # Every k-th image: each process then gives a scheme the images that one process would give it.
                     images, labels = x[k :: len(schemes)], y[k :: len(schemes)]
-                    gate = choice if world == 1 else _as_gate(net, choice, accelerator.device)
+                    # A tensor gate gives every process a gradient for every parameter, whatever the scheme.
+                    gate = choice.as_tensor(accelerator.device) if world > 1 and complete else choice
                     with autocast:
                         scores = model(images, gate)
                         loss = F.cross_entropy(scores.float(), labels, label_smoothing=config.label_smoothing)
@@ -198,12 +200,6 @@ def _schemes_of_a_step(
         raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
     full, sampler = Scheme.full(net.stages), SAMPLERS[config.sampler]
     return lambda step: [full] if step < warm else sampler(net.stages, generator)
-
-
-def _as_gate(net: AttentionResNet, scheme: Scheme, device: torch.device) -> Tensor | Scheme:
-    """A tensor gate, so that every process has a gradient for every parameter, whatever the scheme."""
-    complete = all(module is not None for _, _, module in net.connections())
-    return scheme.as_tensor(device) if complete else scheme
 
 
 class _Meter:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pty
 import random
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -88,14 +91,14 @@ def test_killed_at_random_moments_every_command_ends_with_the_same_bits(tmp_path
 
 
 @pytest.mark.slow
-def test_retrainings_at_a_time_give_the_bits_of_one_after_another_also_when_killed(tmp_path):
-    """Two workers of one thread each; they die with their parent, and the next call goes on."""
-    forms = ["--seeds", "0", "--scheme", "full", "--forms", "backbone", "share-full"]
-    forms += [*TASK, "--retrain.epochs", "3", "--retrain.batch-size", "32"]
+def test_the_whole_method_at_a_time_gives_the_bits_of_one_after_another_also_when_killed(tmp_path):
+    """Two workers of one thread each; they die with their parent, and the next call goes on and shows their bars."""
+    options = ["--seeds", "0", "--supernet.epochs", "3", "--supernet.batch-size", "32", "--search.steps", "2"]
+    options += ["--forms", "backbone", "share-full", "ean", "--retrain.epochs", "3", "--retrain.batch-size", "32"]
 
-    def command(out: Path, threads: int) -> subprocess.Popen:
-        words = [sys.executable, "-m", "ean_lib.cli", "run", *forms, "--out", str(out)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    def command(out: Path, threads: int, stderr: int = subprocess.DEVNULL) -> subprocess.Popen:
+        words = [sys.executable, "-m", "ean_lib.cli", "run", *TASK, *options, "--progress", "--out", str(out)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": stderr}
         return subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, cwd=ROOT, **quiet)
 
     assert command(tmp_path / "one", threads=1).wait() == 0
@@ -108,7 +111,16 @@ def test_retrainings_at_a_time_give_the_bits_of_one_after_another_also_when_kill
     for lock in (tmp_path / "two").rglob(".lock"):
         with FileLock(lock, timeout=30):  # the worker that held it is gone
             pass
-    assert command(tmp_path / "two", threads=2).wait() == 0
-    for name in ("backbone", "share-full"):
-        one, two = (tmp_path / folder / "seed-0" / name / "weights.safetensors" for folder in ("one", "two"))
-        assert one.read_bytes() == two.read_bytes()
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(screen, (24, 100))
+    again, shown = command(tmp_path / "two", threads=2, stderr=terminal), b""
+    os.close(terminal)
+    with contextlib.suppress(OSError):  # a terminal ends with an error
+        while read := os.read(screen, 4096):
+            shown += read
+    assert again.wait() == 0
+    assert b"accuracy=" in shown
+    for name in ("supernet", "search", "backbone", "share-full", "ean"):
+        one, two = (outcome(tmp_path / folder / "seed-0" / name) for folder in ("one", "two"))
+        one.pop("measure.json", None), two.pop("measure.json", None)
+        assert one == two, name

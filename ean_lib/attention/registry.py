@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ean_lib.attention.timm_layers import create_timm, timm_names
 from ean_lib.checks import check, check_choice, check_keywords, check_number
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
@@ -38,8 +39,6 @@ def register_attention(name: str) -> Callable[[Factory], Factory]:
 
 def list_attentions() -> list[str]:
     """The names that `create_attention` knows; among them `timm:<name>` where timm is installed."""
-    from ean_lib.attention.timm_layers import timm_names
-
     return sorted(_factories) + [TIMM + name for name in timm_names()]
 
 
@@ -60,8 +59,6 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
     check("an attention module's name", name, isinstance(name, str), "a text such as 'se'")
     check_number("channels", channels, low=1, whole=True)
     if name.startswith(TIMM):
-        from ean_lib.attention.timm_layers import create_timm
-
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
     if name not in _factories:
         check_choice("attention module", name, list_attentions())

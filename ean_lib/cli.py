@@ -152,32 +152,32 @@ class Run(Trains):
     def __call__(self) -> str:
         if not self.seeds or self.random_schemes < 1:
             raise ValueError("name at least one seed, and at least one random scheme")
-        folders = {seed: self.out / f"seed-{seed}" for seed in self.seeds}
         if self.scheme is None:
-            # What asks for no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
+            # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
             find = partial(pipeline.find_scheme, self.task, self.supernet, self.search, self.recalibrate)
-            jobs = [partial(find, seed, out=folder) for seed, folder in folders.items()]
-            full = Scheme.full(self.task.stages)
-            jobs += [job for seed in folders for job in self._retrainings(seed, full, FORMS[:3])]
-            pipeline.run_jobs(jobs, self.place)
-        found = {seed: _scheme(self.scheme or str(top / "search"), self.task) for seed, top in folders.items()}
-        retrainings = [self._retrainings(seed, scheme) for seed, scheme in found.items()]
-        pipeline.run_jobs([job for jobs in retrainings for job in jobs], self.place)
-        for jobs in retrainings:
-            trained = [job.keywords["out"] for job in jobs]
-            if trained and not all((path / "measure.json").exists() for path in trained):
+            jobs = [partial(find, seed, out=self.out / f"seed-{seed}") for seed in self.seeds]
+            pipeline.run_jobs(jobs + self._retrainings(FORMS[:3]), self.place, then=self._retrainings)
+        else:
+            pipeline.run_jobs(self._retrainings(), self.place)
+        outs = [job.keywords["out"] for job in self._retrainings()]
+        for folder in dict.fromkeys(out.parent for out in outs):
+            trained = [out for out in outs if out.parent == folder]
+            if not all((out / "measure.json").exists() for out in trained):
                 pipeline.run_measure(trained, self.place)
         return write_report([self.out], self.out)
 
-    def _retrainings(self, seed: int, found: Scheme, forms: Sequence[str] = FORMS) -> list[pipeline.Job]:
-        """The trainings of a seed, for those of the forms that are asked for."""
+    def _retrainings(self, forms: Sequence[str] = FORMS) -> list[pipeline.Job]:
+        """The trainings of those of the forms that are asked for; the first three do not depend on the scheme found."""
         jobs: list[pipeline.Job] = []
-        for form in [form for form in self.forms if form in forms]:
-            for index in range(self.random_schemes if form == "random" else 1):
-                scheme, share = pipeline.schemes_of(form, found, seed, index)
-                out = self.out / f"seed-{seed}" / (f"random-{index + 1}" if form == "random" else form)
-                what = {"task": self.task, "scheme": scheme, "config": self.retrain, "seed": seed}
-                jobs.append(partial(pipeline.run_retrain, **what, share=share, form=form, out=out))
+        for seed in self.seeds:
+            folder = self.out / f"seed-{seed}"
+            found = _scheme(self.scheme or ("full" if forms == FORMS[:3] else str(folder / "search")), self.task)
+            for form in [form for form in self.forms if form in forms]:
+                for index in range(self.random_schemes if form == "random" else 1):
+                    scheme, share = pipeline.schemes_of(form, found, seed, index)
+                    out = folder / (f"random-{index + 1}" if form == "random" else form)
+                    what = {"task": self.task, "scheme": scheme, "config": self.retrain, "seed": seed}
+                    jobs.append(partial(pipeline.run_retrain, **what, share=share, form=form, out=out))
         return jobs
 
 

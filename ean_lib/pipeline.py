@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +185,9 @@ def run_retrain(
     return run.result
 
 
-def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = None) -> None:
+def run_jobs(
+    jobs: Sequence[Job], place: Place = Place(), workers: int | None = None, then: Callable[[], Sequence[Job]] = list
+) -> None:
     """Do all jobs, several at a time in processes of one thread each; jobs that are finished are passed over.
 
     On a CPU that is faster than one network on all threads, and the result does not depend on their number. Whoever
@@ -196,11 +198,12 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
         jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
         workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
             One worker is this process with all its threads, which round otherwise than one thread does.
+        then: asked for more jobs when these are done, such as those that need what a search has found.
     """
     if workers is None:
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1
         workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
-    workers = max(1, min(workers, len(jobs)))
+    workers = max(1, min(workers, len(jobs)) if then is list else workers)
     shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)
     context = multiprocessing.get_context("spawn")
@@ -212,6 +215,8 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
             left = [job for job, mine in zip(left, bar, strict=True) if not mine]
             if left:  # somebody else is doing these: look again whether they were finished
                 time.sleep(1)
+            else:
+                left, then = list(then()), list
 
 
 def _do(job: Job, place: Place) -> bool:
@@ -230,7 +235,6 @@ def _start_worker(started: Any) -> None:
         started.value += 1
     tqdm.__init__ = functools.partialmethod(tqdm.__init__, position=started.value)
     parent = multiprocessing.parent_process()
-    assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 

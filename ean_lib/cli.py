@@ -156,25 +156,26 @@ class Run(Trains):
             # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
             find = partial(pipeline.find_scheme, self.task, self.supernet, self.search, self.recalibrate)
             jobs = [partial(find, seed, out=self.out / f"seed-{seed}") for seed in self.seeds]
-            pipeline.run_jobs(jobs + self._retrainings(FORMS[:3]), self.place, then=self._retrainings)
+            rest = partial(self._retrainings, FORMS[3:])
+            pipeline.run_jobs(jobs + self._retrainings(FORMS[:3], "full"), self.place, then=rest)
         else:
-            pipeline.run_jobs(self._retrainings(), self.place)
-        outs = [job.keywords["out"] for job in self._retrainings()]
+            pipeline.run_jobs(self._retrainings(FORMS, self.scheme), self.place)
+        outs = [job.keywords["out"] for job in self._retrainings(FORMS, "full")]
         for folder in dict.fromkeys(out.parent for out in outs):
             trained = [out for out in outs if out.parent == folder]
             if not all((out / "measure.json").exists() for out in trained):
                 pipeline.run_measure(trained, self.place)
         return write_report([self.out], self.out)
 
-    def _retrainings(self, forms: Sequence[str] = FORMS) -> list[pipeline.Job]:
-        """The trainings of those of the forms that are asked for; the first three do not depend on the scheme found."""
+    def _retrainings(self, forms: Sequence[str], found: str | None = None) -> list[pipeline.Job]:
+        """The trainings of those of the forms that are asked for; found None: what each seed's search has found."""
         jobs: list[pipeline.Job] = []
         for seed in self.seeds:
             folder = self.out / f"seed-{seed}"
-            found = _scheme(self.scheme or ("full" if forms == FORMS[:3] else str(folder / "search")), self.task)
+            target = _scheme(str(folder / "search") if found is None else found, self.task)
             for form in [form for form in self.forms if form in forms]:
                 for index in range(self.random_schemes if form == "random" else 1):
-                    scheme, share = pipeline.schemes_of(form, found, seed, index)
+                    scheme, share = pipeline.schemes_of(form, target, seed, index)
                     out = folder / (f"random-{index + 1}" if form == "random" else form)
                     what = {"task": self.task, "scheme": scheme, "config": self.retrain, "seed": seed}
                     jobs.append(partial(pipeline.run_retrain, **what, share=share, form=form, out=out))

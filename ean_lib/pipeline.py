@@ -186,7 +186,7 @@ def run_retrain(
 
 
 def run_jobs(
-    jobs: Sequence[Job], place: Place = Place(), workers: int | None = None, then: Callable[[], Sequence[Job]] = list
+    jobs: Sequence[Job], place: Place = Place(), workers: int | None = None, then: Callable[[], list[Job]] | None = None
 ) -> None:
     """Do all jobs, several at a time in processes of one thread each; jobs that are finished are passed over.
 
@@ -203,20 +203,19 @@ def run_jobs(
     if workers is None:
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1
         workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
-    workers = max(1, min(workers, len(jobs)) if then is list else workers)
+    workers = max(1, min(workers, len(jobs)) if then is None else workers)
     shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)
     context = multiprocessing.get_context("spawn")
-    started = context.Value("i")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=[started]) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=[context.Value("i")]) as pool:
         while left:
             done = (pool.map if workers > 1 else map)(_do, left, itertools.repeat(shown))
             bar = tqdm(done, total=len(left), disable=not place.progress, unit="run", leave=False)
             left = [job for job, mine in zip(left, bar, strict=True) if not mine]
             if left:  # somebody else is doing these: look again whether they were finished
                 time.sleep(1)
-            else:
-                left, then = list(then()), list
+            elif then is not None:
+                left, then = then(), None
 
 
 def _do(job: Job, place: Place) -> bool:

@@ -60,6 +60,13 @@ def test_a_finished_run_is_read_back_and_not_done_again(runs: Path, capsys: pyte
     assert "share-full" in capsys.readouterr().out
 
 
+def test_a_run_with_a_scheme_searches_for_none(tmp_path: Path) -> None:
+    options = ["--retrain.epochs", "1", "--retrain.batch-size", "32", "--forms", "backbone", "ean", "--scheme", "1-0"]
+    assert main(["run", *TASK, *options, "--out", str(tmp_path)]) == 0
+    assert {p.name for p in (tmp_path / "seed-0").iterdir()} == {"backbone", "ean"}
+    assert json.loads((tmp_path / "seed-0" / "ean" / "result.json").read_text())["scheme"] == "1-0"
+
+
 def test_single_commands_chain_by_their_folders(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     supernet = str(runs / "seed-0" / "supernet")
     found = str(tmp_path / "search")
@@ -114,6 +121,7 @@ SUPERNET = ["supernet", *TRAIN]
 BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "scheme with other stages": ([*RETRAIN, "--scheme", "110-0011"], "(1, 1)"),
     "scheme with other symbols": ([*RETRAIN, "--scheme", "1-2"], "0 and 1"),
+    "scheme of a run that is empty": (["run", *TASK, "--scheme", ""], "0 and 1"),
     "scheme that is empty": ([*RETRAIN, "--scheme", ""], "0 and 1"),
     "scheme with a double dash": ([*RETRAIN, "--scheme", "1--1"], "0 and 1"),
     "scheme with a stage too many": ([*RETRAIN, "--scheme", "1-1-1"], "(1, 1, 1)"),

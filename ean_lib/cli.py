@@ -259,9 +259,12 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dataset", default="cued_shapes")
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--attention")
     known, _ = parser.parse_known_args(argv)
     preset = known.preset if known.preset in PRESETS else "quick"
     task, supernet, search, retrain = recipe(known.dataset, preset)
+    if known.attention not in (None, task.attention):
+        task = dataclasses.replace(task, rd_ratio=None)  # it is meant for the recipe's own module
     common = {"task": task, "place": (place := Place())}
     # Late connections are the control of cued_shapes, where they are known not to help.
     forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]

@@ -49,6 +49,8 @@ class Task:
     """resnet20/56/110/164 for small images, resnet18/34/50/101 for large ones."""
     attention: str = "se"
     """se, sge, dia, eca, cbam, or timm:NAME."""
+    rd_ratio: float | None = None
+    """The bottleneck's share of the channels, for a module that has one; its own default where nothing is given."""
     blocks: tuple[int, ...] | None = None
     """Blocks per stage, for a network smaller than the named one."""
     width: int | None = None
@@ -70,8 +72,13 @@ class Task:
         """The network with attention, or the plain backbone where the scheme connects nothing."""
         attention = self.attention if scheme is None or scheme.connected else None
         sizes = {"width": self.width, "stem_stride": self.stem_stride, "blocks": self.blocks}
-        net = build_network(self.backbone, attention, share, scheme, num_classes, seed=seed, **sizes)
+        options = {"attention_kwargs": self.attention_kwargs, "seed": seed, **sizes}
+        net = build_network(self.backbone, attention, share, scheme, num_classes, **options)
         return net if scheme is None else net.prune()
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any]:
+        return {} if self.rd_ratio is None else {"rd_ratio": self.rd_ratio}
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -22,7 +22,8 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
     by_steps = partial(TrainConfig, schedule="step", weight_decay=1e-4)
     cifar = dataset in ("cifar10", "cifar100")
     if dataset == "cued_shapes":
-        task = Task(dataset, "resnet20", blocks=(2, 2, 2), stem_stride=2)
+        # C/16 would leave the first stage one hidden unit, which tells two colours from each other but not three.
+        task = Task(dataset, "resnet20", rd_ratio=1 / 4, blocks=(2, 2, 2), stem_stride=2)
         # Small batches: learning the gate takes a number of steps, whatever the number of images in each. And a
         # supernet learns it more surely while every block is connected (book/results/cued_shapes_tuning.md).
         epochs = (5, 3) if preset == "quick" else (20, 12)

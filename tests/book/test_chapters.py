@@ -154,7 +154,9 @@ def test_each_exercise_fails_on_its_stub_and_passes_on_its_solution(path, monkey
         stub = eval(last, names)
         assert stub.startswith("not yet"), f"{label} accepts its stub: {stub}"
         exec(answers[label], names)
-        assert eval(last, names) == "right", f"{label} refuses its solution"
+        for seed in range(5):  # some checks build a module with random weights
+            torch.manual_seed(seed)
+            assert eval(last, names) == "right", f"{label} refuses its solution, seed {seed}"
 
 
 def test_the_cell_for_a_readers_own_picture_works(monkeypatch, tmp_path):

@@ -19,8 +19,9 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 def collect(folders: Sequence[Path]) -> pd.DataFrame:
     """One row for each finished retraining in the folders or below them.
 
-    Columns: dataset, backbone, attention, form, scheme, connected, seed, accuracy (% of the test images), and from
-    ``ean measure``, where it was run: extra_parameters, macs, time_increment (a fraction) and device.
+    Columns: dataset, backbone, attention (with its rd_ratio, where one was given), form, scheme, connected, seed,
+    accuracy (% of the test images), and from ``ean measure``, where it was run: extra_parameters, macs,
+    time_increment (a fraction) and device.
 
     Raises:
         ValueError: if there is no finished retraining.
@@ -35,8 +36,10 @@ def collect(folders: Sequence[Path]) -> pd.DataFrame:
                 continue
             result = read_json(folder / "result.json")
             cost = read_json(folder / "measure.json") if (folder / "measure.json").exists() else {}
-            row = config["task"] | cost | result | {"seed": config["seed"], "accuracy": result["test_accuracy"]}
-            rows.append(row if result["connected"] else row | {"attention": "none"})
+            task = config["task"]
+            name = task["attention"] + (f" (rd_ratio {task['rd_ratio']:g})" if task.get("rd_ratio") else "")
+            row = task | cost | result | {"seed": config["seed"], "accuracy": result["test_accuracy"]}
+            rows.append(row | {"attention": name if result["connected"] else "none"})
     if not rows:
         given = ", ".join(map(str, folders)) or "no folder"
         advice = "give the folders of `ean run` or `ean retrain`, and let them finish"

@@ -80,6 +80,13 @@ def test_single_commands_chain_by_their_folders(runs: Path, tmp_path: Path, caps
     assert set(frame.form) == {"org-full", json.loads((tmp_path / "ean" / "result.json").read_text())["form"]}
 
 
+def test_a_report_keeps_bottlenecks_apart(tmp_path: Path) -> None:
+    for ratio in ("0.25", "0.5"):
+        options = ["--scheme", "full", "--rd-ratio", ratio, "--out", str(tmp_path / ratio)]
+        assert main(["retrain", *TRAIN, *options]) == 0
+    assert sorted(collect([tmp_path]).attention) == ["se (rd_ratio 0.25)", "se (rd_ratio 0.5)"]
+
+
 def test_the_summary_is_the_mean_and_sample_deviation_over_seeds() -> None:
     rows = [("share-full", 0, 90.0), ("share-full", 1, 92.0), ("ean", 0, 91.0)]
     frame = pd.DataFrame(rows, columns=["form", "seed", "accuracy"]).assign(
@@ -112,6 +119,23 @@ def test_help_alone_lists_the_commands(capsys: pytest.CaptureFixture) -> None:
     shown = capsys.readouterr().out
     assert all(command in shown for command in COMMANDS)
     assert main([]) == 2
+
+
+BOTTLENECKS = {
+    "se": (["--width", "16"], (8, 16, 1, 1)),  # of cued_shapes: C/2
+    "another ratio": (["--width", "16", "--rd-ratio", "0.25"], (4, 16, 1, 1)),
+    "dia": (["--width", "16", "--attention", "dia"], (4, 16)),
+    "sge": (["--width", "16", "--attention", "sge"], None),  # it has none, and the default does not disturb it
+}
+
+
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_the_bottleneck_is_as_wide_as_asked(name: str, tmp_path: Path) -> None:
+    arguments, shape = BOTTLENECKS[name]
+    assert main(["supernet", *TRAIN, *arguments, "--out", str(tmp_path / "out")]) == 0
+    weights = load_file(tmp_path / "out" / "weights.safetensors")
+    first = [weights.get(f"layer1.attention.{layer}.weight") for layer in ("fc1", "ih.0")]
+    assert [tuple(weight.shape) for weight in first if weight is not None] == ([shape] if shape else [])
 
 
 RETRAIN = ["retrain", *TRAIN]
@@ -158,6 +182,8 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "subset below zero": ([*SUPERNET, "--subset", "-8"], "-8"),
     "width of zero": ([*SUPERNET, "--width", "0"], "width must be a whole number of at least 8, got 0"),
     "width too narrow": ([*SUPERNET, "--width", "4"], "width must be a whole number of at least 8, got 4"),
+    "bottleneck of nothing": ([*SUPERNET, "--rd-ratio", "0"], "rd_ratio must be the bottleneck's share"),
+    "bottleneck for SGE": ([*SUPERNET, "--attention", "sge", "--rd-ratio", "0.5"], "rd_ratio"),
     "stem stride of zero": ([*SUPERNET, "--stem-stride", "0"], "stem_stride"),
     "stage without blocks": ([*SUPERNET, "--blocks", "1", "0"], "positive numbers of blocks of the stages"),
     "five objects": ([*SUPERNET, "--objects", "5"], "objects must be a whole number in 1..3, got 5"),

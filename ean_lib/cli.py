@@ -267,7 +267,7 @@ def _defaults(name: str, argv: Sequence[str]) -> object:
         task = dataclasses.replace(task, rd_ratio=None)  # it is meant for the recipe's own module
     common = {"task": task, "place": (place := Place())}
     # Late connections are the control of cued_shapes, where they are known not to help.
-    forms = ("backbone", "share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
+    forms = ("share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
     shorter = dataclasses.replace(retrain, epochs=retrain.epochs - (preset == "quick"))  # it trains hundreds
     return {
         "supernet": Supernet(**common, train=supernet),

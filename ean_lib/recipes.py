@@ -22,8 +22,8 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
     by_steps = partial(TrainConfig, schedule="step", weight_decay=1e-4)
     cifar = dataset in ("cifar10", "cifar100")
     if dataset == "cued_shapes":
-        # SE's usual C/16 would leave stage 1 a single unit to tell three colours apart. Learning to do so takes a number
-        # of steps, whatever the number of images in each: so small batches. And a supernet learns it more surely while
+        # SE's usual C/16 would leave stage 1 a single unit to tell three colours apart. Learning that takes a number of
+        # steps, whatever the number of images in each: so small batches. And a supernet learns it more surely while
         # every block is connected (book/results/cued_shapes_tuning.md).
         task = Task(dataset, "resnet20", rd_ratio=1 / 2, blocks=(2, 2, 2), stem_stride=2)
         epochs = (4, 4) if preset == "quick" else (20, 12)

@@ -43,7 +43,7 @@ def record(top: Path, into: Path, weights: list[str]) -> None:
 
 
 def show_in_readme(into: Path) -> None:
-    """Put the table, with its hardware, seeds and recipe, between the README's markers of this record, if it has any."""
+    """Put the table, with its hardware, seeds and recipe, between the README's markers of this record, if any."""
     readme = (ROOT / "README.md").read_text()
     start, end = f"<!-- results:{into.name} -->", f"<!-- /results:{into.name} -->"
     if start not in readme:

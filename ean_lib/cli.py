@@ -24,7 +24,6 @@ from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig
 
 Flat = tyro.conf.OmitArgPrefixes
-Preset = Literal["quick", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Trains:
 
     task: Flat[Task]
     place: Flat[Place]
-    preset: Preset = "quick"
+    preset: Literal["quick", "full"] = "quick"
     """quick suits a CPU, full is the paper's scale; both only set the defaults shown here."""
 
 
@@ -257,9 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _defaults(name: str, argv: Sequence[str]) -> object:
     """The command with the defaults of its dataset and preset, which are looked for in argv first."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--dataset", default="cued_shapes")
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--attention")
+    for option, default in {"dataset": "cued_shapes", "preset": "quick", "attention": None}.items():
+        parser.add_argument(f"--{option}", default=default)
     known, _ = parser.parse_known_args(argv)
     preset = known.preset if known.preset in PRESETS else "quick"
     task, supernet, search, retrain = recipe(known.dataset, preset)

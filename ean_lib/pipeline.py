@@ -71,14 +71,14 @@ class Task:
     ) -> AttentionResNet:
         """The network with attention, or the plain backbone where the scheme connects nothing."""
         attention = self.attention if scheme is None or scheme.connected else None
-        sizes = {"width": self.width, "stem_stride": self.stem_stride, "blocks": self.blocks}
-        options = {"attention_kwargs": self.attention_kwargs, "seed": seed, **sizes}
-        net = build_network(self.backbone, attention, share, scheme, num_classes, **options)
+        net = build_network(self.backbone, attention, share, scheme, num_classes, seed=seed, **self.options)
         return net if scheme is None else net.prune()
 
     @property
-    def attention_kwargs(self) -> dict[str, Any]:
-        return {} if self.rd_ratio is None else {"rd_ratio": self.rd_ratio}
+    def options(self) -> dict[str, Any]:
+        """What `build_network` is told beside names, scheme and classes."""
+        ratio = {} if self.rd_ratio is None else {"rd_ratio": self.rd_ratio}
+        return {"attention_kwargs": ratio, "width": self.width, "stem_stride": self.stem_stride, "blocks": self.blocks}
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -8,10 +8,9 @@ from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig
 
 PRESETS = ("quick", "full")
-Recipe = tuple[Task, TrainConfig, SearchConfig, TrainConfig]
 
 
-def recipe(dataset: str, preset: str = "quick") -> Recipe:
+def recipe(dataset: str, preset: str = "quick") -> tuple[Task, TrainConfig, SearchConfig, TrainConfig]:
     """(task, supernet training, search, retraining) for a dataset.
 
     The full preset follows the paper's code, but for Nesterov's momentum: supernet 50 epochs, lr 0.1 (a tenth at
@@ -20,25 +19,20 @@ def recipe(dataset: str, preset: str = "quick") -> Recipe:
     """
     check_choice("preset", preset, PRESETS)
     by_steps = partial(TrainConfig, schedule="step", weight_decay=1e-4)
-    cifar = dataset in ("cifar10", "cifar100")
+    quick, cifar = preset == "quick", dataset in ("cifar10", "cifar100")
     if dataset == "cued_shapes":
         # SE's usual C/16 would leave stage 1 a single unit to tell three colours apart. Learning that takes a number of
         # steps, whatever the number of images in each: so small batches. And a supernet learns it more surely while
         # every block is connected (book/results/cued_shapes_tuning.md).
         task = Task(dataset, "resnet20", rd_ratio=1 / 2, blocks=(2, 2, 2), stem_stride=2)
-        epochs = (4, 4) if preset == "quick" else (20, 12)
-        small = partial(TrainConfig, augment=False, weight_decay=1e-4)
-        supernet = small(epochs=epochs[0], batch_size=32, warmup=0.4)
-        retrain = small(epochs=epochs[1], batch_size=16)
-    elif preset == "quick":
+        supernet = TrainConfig(epochs=4 if quick else 20, batch_size=32, warmup=0.4, augment=False, weight_decay=1e-4)
+        retrain = TrainConfig(epochs=4 if quick else 12, batch_size=16, augment=False, weight_decay=1e-4)
+    elif quick:
         task = Task(dataset, "resnet20" if cifar else "resnet18", stem_stride=2)
         supernet, retrain = TrainConfig(epochs=8), TrainConfig(epochs=6)
-    elif cifar:
-        task = Task(dataset, "resnet164")
-        supernet = by_steps(epochs=50, batch_size=256, milestones=(0.8,))
-        retrain = by_steps(epochs=180, milestones=(1 / 3, 2 / 3))
     else:
-        task = Task(dataset, "resnet50")
+        task = Task(dataset, "resnet164" if cifar else "resnet50")
         supernet = by_steps(epochs=50, batch_size=256, milestones=(0.8,))
-        retrain = by_steps(epochs=120, batch_size=256, milestones=(0.25, 0.5, 0.75))
+        on_imagenet = by_steps(epochs=120, batch_size=256, milestones=(0.25, 0.5, 0.75))
+        retrain = by_steps(epochs=180, milestones=(1 / 3, 2 / 3)) if cifar else on_imagenet
     return task, supernet, SearchConfig(), retrain

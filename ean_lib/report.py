@@ -36,14 +36,12 @@ def collect(folders: Sequence[Path]) -> pd.DataFrame:
                 continue
             result = read_json(folder / "result.json")
             cost = read_json(folder / "measure.json") if (folder / "measure.json").exists() else {}
-            task = config["task"]
-            name = task["attention"] + (f" (rd_ratio {task['rd_ratio']:g})" if task.get("rd_ratio") else "")
-            row = task | cost | result | {"seed": config["seed"], "accuracy": result["test_accuracy"]}
+            row = config["task"] | cost | result | {"seed": config["seed"], "accuracy": result["test_accuracy"]}
+            name = row["attention"] + (f" (rd_ratio {row['rd_ratio']:g})" if row.get("rd_ratio") else "")
             rows.append(row | {"attention": name if result["connected"] else "none"})
     if not rows:
-        given = ", ".join(map(str, folders)) or "no folder"
         advice = "give the folders of `ean run` or `ean retrain`, and let them finish"
-        raise ValueError(f"no finished retraining in {given}; {advice}")
+        raise ValueError(f"no finished retraining in {', '.join(map(str, folders)) or 'no folder'}; {advice}")
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates([*GROUP, "scheme", "seed"])
 
 

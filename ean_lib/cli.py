@@ -256,12 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _defaults(name: str, argv: Sequence[str]) -> object:
     """The command with the defaults of its dataset and preset, which are looked for in argv first."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option, default in {"dataset": "cued_shapes", "preset": "quick", "attention": None}.items():
+    for option, default in {"dataset": "cued_shapes", "preset": "quick", "attention": Task.attention}.items():
         parser.add_argument(f"--{option}", default=default)
     known, _ = parser.parse_known_args(argv)
     preset = known.preset if known.preset in PRESETS else "quick"
     task, supernet, search, retrain = recipe(known.dataset, preset)
-    if known.attention not in (None, task.attention):
+    if known.attention != task.attention:
         task = dataclasses.replace(task, rd_ratio=None)  # it is meant for the recipe's own module
     common = {"task": task, "place": (place := Place())}
     # Late connections are the control of cued_shapes, where they are known not to help.

@@ -5,7 +5,7 @@
 
 Of each run folder its configuration, metrics, result, provenance and cost are kept; weights only of the networks that
 --weights names (they are large). A folder's name in --into is its own, or --into itself where the two have one name;
-unfinished runs are left out, and said so.
+unfinished runs are left out, and said so. A record of supernets only has no table.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def main() -> None:
     options = parser.parse_args()
     for top in options.runs:
         record(top, options.into, options.weights)
-    write_report([options.into], options.into)
-    show_in_readme(options.into)
+    if any(read_json(file)["kind"] == "retrain" for file in options.into.rglob("config.json")):
+        write_report([options.into], options.into)
+        show_in_readme(options.into)
 
 
 if __name__ == "__main__":

@@ -129,19 +129,22 @@ class PrefixWalk:
     def _descend(
         self, x: Tensor, state: State, prefix: tuple[bool, ...], first: int, last: int
     ) -> Iterator[tuple[tuple[bool, ...], Tensor]]:
-        """Walk the schemes first..last of the sorted list, which share prefix; x is what the next block sees."""
-        depth = len(prefix)
-        if depth == len(self.blocks):
-            yield prefix, x
-            return
-        block, module, starts_stage = self.blocks[depth]
-        state = None if starts_stage else state
-        y, shortcut = self._with_own_statistics(self.norms[depth], prefix, lambda: (block.branch(x), block.shortcut(x)))
-        split = next((k for k in range(first, last) if self.bits[k][depth]), last)
-        for bit, low, high in ((False, first, split), (True, split, last)):
-            if low < high:
-                attended, after = connect(module, bit, y, state)
-                yield from self._descend(torch.relu(shortcut + attended), after, (*prefix, bit), low, high)
+        """Walk the schemes first..last of the sorted list, which share prefix; x is what the next block sees.
+
+        Only where schemes part are features kept, so that memory does not grow with depth.
+        """
+        while (depth := len(prefix)) < len(self.blocks):
+            block, module, starts_stage = self.blocks[depth]
+            state = None if starts_stage else state
+            compute = lambda b=block, x=x: (b.branch(x), b.shortcut(x))  # noqa: E731
+            y, shortcut = self._with_own_statistics(self.norms[depth], prefix, compute)
+            split = next((k for k in range(first, last) if self.bits[k][depth]), last)
+            if first < split < last:
+                unchanged, after = connect(module, False, y, state)
+                yield from self._descend(torch.relu(shortcut + unchanged), after, (*prefix, False), first, split)
+            attended, state = connect(module, bit := split < last, y, state)
+            x, prefix, first = torch.relu(shortcut + attended), (*prefix, bit), split if bit else first
+        yield prefix, x
 
     def _with_own_statistics(
         self, norms: list[nn.BatchNorm2d], prefix: tuple[bool, ...] | None, compute: Callable[[], Any]

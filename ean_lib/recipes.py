@@ -22,8 +22,8 @@ def recipe(dataset: str, preset: str = "quick") -> tuple[Task, TrainConfig, Sear
     quick, cifar = preset == "quick", dataset in ("cifar10", "cifar100")
     if dataset == "cued_shapes":
         # SE's usual C/16 would leave stage 1 a single unit to tell three colours apart. Learning that takes a number of
-        # steps, whatever the number of images in each: so small batches. The supernet's warm-up is of use to a narrow
-        # bottleneck only (book/results/cued_shapes_tuning.md); the recorded runs have it.
+        # steps, whatever the number of images in each: so small batches. The supernet needs no warm-up with this
+        # bottleneck (book/results/cued_shapes_tuning.md); it has one because the recorded runs have.
         task = Task(dataset, "resnet20", rd_ratio=1 / 2, blocks=(2, 2, 2), stem_stride=2)
         supernet = TrainConfig(epochs=4 if quick else 20, batch_size=32, warmup=0.4, augment=False, weight_decay=1e-4)
         retrain = TrainConfig(epochs=4 if quick else 12, batch_size=16, augment=False, weight_decay=1e-4)

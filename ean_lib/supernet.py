@@ -8,7 +8,7 @@ All 2^9 schemes of ResNet-20 cost 511 block evaluations instead of 4,608.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,8 @@ class PrefixWalk:
 
     def __call__(self, x: Tensor) -> Iterator[tuple[Scheme, Tensor]]:
         """Yield (scheme, class scores) for images x (B, 3, H, W), in lexicographic order of the schemes."""
-        x = self._with_own_statistics([self.net.bn1], None, lambda: self.net.stem(x))
+        with self._own_statistics([self.net.bn1], None):
+            x = self.net.stem(x)
         for bits, features in self._descend(x, None, (), 0, len(self.bits)):
             yield Scheme(bits, self.net.stages), self.net.head(features)
 
@@ -136,29 +137,28 @@ class PrefixWalk:
         while (depth := len(prefix)) < len(self.blocks):
             block, module, starts_stage = self.blocks[depth]
             state = None if starts_stage else state
-            compute = lambda b=block, x=x: (b.branch(x), b.shortcut(x))  # noqa: E731
-            y, shortcut = self._with_own_statistics(self.norms[depth], prefix, compute)
+            with self._own_statistics(self.norms[depth], prefix):
+                y, shortcut = block.branch(x), block.shortcut(x)
             split = next((k for k in range(first, last) if self.bits[k][depth]), last)
             if first < split < last:
                 unchanged, after = connect(module, False, y, state)
                 yield from self._descend(torch.relu(shortcut + unchanged), after, (*prefix, False), first, split)
-            attended, state = connect(module, bit := split < last, y, state)
+            bit = split < last
+            attended, state = connect(module, bit, y, state)
             x, prefix, first = torch.relu(shortcut + attended), (*prefix, bit), split if bit else first
         yield prefix, x
 
-    def _with_own_statistics(
-        self, norms: list[nn.BatchNorm2d], prefix: tuple[bool, ...] | None, compute: Callable[[], Any]
-    ) -> Any:
+    @contextmanager
+    def _own_statistics(self, norms: list[nn.BatchNorm2d], prefix: tuple[bool, ...] | None) -> Iterator[None]:
         """Compute with the statistics of this prefix: taken from the batch while calibrating, then from the record."""
-        if self.calibrating:
-            for norm in norms:
-                norm.train()
-                norm.momentum = 1.0
-            result = compute()
-            self.statistics[prefix] = [(n.running_mean.clone(), n.running_var.clone()) for n in norms]
-            for norm in norms:
-                norm.eval()
-            return result
-        for norm, (mean, var) in zip(norms, self.statistics.get(prefix, ()), strict=False):
-            norm.running_mean, norm.running_var = mean, var
-        return compute()
+        if not self.calibrating:
+            for norm, (mean, var) in zip(norms, self.statistics.get(prefix, ()), strict=False):
+                norm.running_mean, norm.running_var = mean, var
+            yield
+            return
+        for norm in norms:
+            norm.train().momentum = 1.0  # this batch alone
+        yield
+        self.statistics[prefix] = [(n.running_mean.clone(), n.running_var.clone()) for n in norms]
+        for norm in norms:
+            norm.eval()

@@ -1,0 +1,74 @@
+"""Keep what a long execution of the chapters printed, and show how long it took on the book's status page.
+
+    make book DATASET=cifar10 PRESET=full
+    python tools/record_chapters.py _build/executed --into book/results/cifar10_chapters
+
+Of each executed chapter its printed output is kept as text, and of the execution its run times, parameters, machine and
+versions. Figures and widgets are left out: they are large, and the same command draws them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+from ean_lib.runs import to_json, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "book" / "status.md"
+BEGIN, END = "% recorded chapters: written by tools/record_chapters.py", "% end of the recorded chapters"
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    """What the code cells printed, in order, and the text form of the tables that they showed."""
+    texts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            if text and not re.match(r"<.*>$|\w+\(", text.strip()):  # the repr of a figure, an animation or a widget
+                texts.append(text.rstrip() + "\n")
+    return "\n".join(texts)
+
+
+def show_in_status(rows: dict[str, dict[str, str | float]], into: Path) -> None:
+    """Draw the table of the status page from the record."""
+    folder = os.path.relpath(into.resolve(), PAGE.parent)
+    lines = ["| chapter | minutes | executed on | what it printed |", "|---|---:|---|---|"]
+    for name, row in rows.items():
+        text = f"{{download}}`{name}.txt <{folder}/{name}.txt>`"
+        lines.append(f"| [](./{name}.ipynb) | {row['seconds'] / 60:.1f} | {row['date']} | {text} |")
+    for label, key in (("Parameters", "parameters"), ("Machine", "machine"), ("Versions", "versions")):
+        lines += ["", f"{label}: {'; '.join(dict.fromkeys(row[key] for row in rows.values()))}."]
+    page = PAGE.read_text()
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
+    write_atomically(PAGE, before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + after)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("executed", type=Path, help="the build folder of the execution")
+    parser.add_argument("--into", type=Path, required=True, help="the folder of the record, below book/results/")
+    arguments = parser.parse_args()
+
+    status = json.loads((arguments.executed / "status.json").read_text())
+    rows = {name: row for name, row in status.items() if row["parameters"] != "as they stand"}
+    if not rows:
+        print(f"No chapter in {arguments.executed} was executed with parameters of its own.", file=sys.stderr)
+        return 2
+    arguments.into.mkdir(parents=True, exist_ok=True)
+    for name in rows:
+        notebook = nbformat.read(arguments.executed / f"{name}.ipynb", as_version=4)
+        write_atomically(arguments.into / f"{name}.txt", printed(notebook))
+    write_atomically(arguments.into / "status.json", to_json(rows))
+    show_in_status(rows, arguments.into)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

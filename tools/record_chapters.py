@@ -3,8 +3,9 @@
     make book DATASET=cifar10 PRESET=full
     python tools/record_chapters.py _build/executed --into book/results/cifar10_chapters
 
-Of each executed chapter its printed output is kept as text, and of the execution its run times, parameters, machine and
-versions. Figures and widgets are left out: they are large, and the same command draws them again.
+Chapters may be executed one by one: those that were recorded before stay. Of each executed chapter its printed output
+is kept as text, and of the execution its run times, parameters, machine and versions. Figures and widgets are left out:
+they are large, and the same command draws them again.
 """
 
 from __future__ import annotations
@@ -62,10 +63,13 @@ def main() -> int:
         print(f"No chapter in {arguments.executed} was executed with parameters of its own.", file=sys.stderr)
         return 2
     arguments.into.mkdir(parents=True, exist_ok=True)
+    record = arguments.into / "status.json"
     for name in rows:
         notebook = nbformat.read(arguments.executed / f"{name}.ipynb", as_version=4)
         write_atomically(arguments.into / f"{name}.txt", printed(notebook))
-    write_atomically(arguments.into / "status.json", to_json(rows))
+    rows = (json.loads(record.read_text()) if record.exists() else {}) | rows
+    rows = dict(sorted(rows.items()))
+    write_atomically(record, to_json(rows))
     show_in_status(rows, arguments.into)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import shutil
@@ -247,3 +248,27 @@ def test_the_status_page_has_the_run_time_of_every_chapter():
     page = (BOOK / "status.md").read_text()
     for name, row in record.items():
         assert f"| [](./{name}.ipynb) | {row['seconds']:.0f} | {row['date']} |" in page
+
+
+def test_the_status_page_shows_the_recorded_chapters():
+    folder = BOOK / "results" / "cifar10_chapters"
+    record = json.loads((folder / "status.json").read_text())
+    assert {path.stem for path in folder.glob("*.txt")} == set(record) <= {path.stem for path in CHAPTERS}
+    page = (BOOK / "status.md").read_text()
+    for name, row in record.items():
+        assert row["parameters"] == "DATASET=cifar10 PRESET=full"
+        assert f"| [](./{name}.ipynb) | {row['seconds'] / 60:.1f} | {row['date']} |" in page
+
+
+def test_of_an_executed_chapter_the_printed_text_is_recorded(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    printed = importlib.import_module("record_chapters").printed
+    output = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell("a secret of the source")
+    cell.outputs = [
+        output("stream", text="50% right\n"),
+        output("display_data", data={"text/plain": "<Figure size 640x480 with 1 Axes>", "image/png": ""}),
+        output("execute_result", data={"text/plain": "   accuracy\nean  99.0", "text/html": "<table></table>"}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), cell])
+    assert printed(notebook) == "50% right\n\n   accuracy\nean  99.0\n"

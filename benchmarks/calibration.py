@@ -1,0 +1,74 @@
+"""BatchNorm statistics measured again on training images: as they are, and augmented as in training.
+
+    python benchmarks/calibration.py --into book/results/cifar10_calibration.json
+
+The networks are those of the CIFAR-10 record of six epochs whose weights are kept. Each was trained alone, so its
+running statistics fit it, and measuring them again should change nothing. Accuracy is of all test images, for several
+draws of the calibration images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ean_lib import Scheme, evaluate, load_data
+from ean_lib.networks import AttentionResNet
+from ean_lib.pipeline import Task
+from ean_lib.runs import environment, load_weights, read_json, rebuild, write_atomically
+
+RECORD = Path(__file__).resolve().parent.parent / "book" / "results" / "cifar10_six_epochs" / "seed-0"
+
+
+def recorded_network(folder: Path) -> AttentionResNet:
+    config = read_json(folder / "config.json")
+    task = rebuild(Task, config["task"])
+    net = task.network(10, Scheme.parse(config["scheme"], task.stages), config["share"])
+    net.load_state_dict(load_weights(folder / "weights.safetensors"))
+    return net.eval()
+
+
+@torch.no_grad()
+def measured_again(net: AttentionResNet, images: Tensor) -> AttentionResNet:
+    """A copy whose BatchNorms have the statistics of one batch of images (B, 3, H, W)."""
+    net = copy.deepcopy(net).train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    net(images)
+    return net.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[250, 1000, 4000], help="to measure statistics on")
+    parser.add_argument("--draws", type=int, default=3, help="of these images, for each number")
+    parser.add_argument("--into", type=Path, required=True)
+    options = parser.parse_args()
+
+    data = load_data("cifar10")
+    rows = []
+    for form in tqdm(("backbone", "share-full", "ean")):
+        net = recorded_network(RECORD / form)
+        rows.append({"form": form, "statistics": "running", "accuracy": evaluate(net, data.test, device="cpu")})
+        for name, augment in (("plain", ()), ("augmented", data.augment)):
+            for number in options.images:
+                for draw in range(options.draws):
+                    order = {"generator": torch.Generator().manual_seed(draw), "augment": augment}
+                    images, _ = next(iter(data.train.batches(number, device="cpu", **order)))
+                    accuracy = evaluate(measured_again(net, images), data.test, device="cpu")
+                    of = {"form": form, "statistics": name, "images": number, "draw": draw}
+                    rows.append(of | {"accuracy": accuracy})
+    here = environment()
+    record = {"command": here["command"], "device": here["device"], "torch": here["versions"]["torch"]}
+    write_atomically(options.into, json.dumps(record | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from ean_lib import Scheme, evaluate, load_data
 from ean_lib.networks import AttentionResNet
 from ean_lib.pipeline import Task
-from ean_lib.runs import environment, load_weights, read_json, rebuild, write_atomically
+from ean_lib.runs import environment, load_weights, read_json, rebuild, to_json, write_atomically
 
 RECORD = Path(__file__).resolve().parent.parent / "book" / "results" / "cifar10_six_epochs" / "seed-0"
 
@@ -67,7 +66,7 @@ def main() -> None:
                     rows.append(of | {"accuracy": accuracy})
     here = environment()
     record = {"command": here["command"], "device": here["device"], "torch": here["versions"]["torch"]}
-    write_atomically(options.into, json.dumps(record | {"rows": rows}, indent=1) + "\n")
+    write_atomically(options.into, to_json(record | {"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from ean_lib.runs import environment
+from ean_lib.runs import environment, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -90,6 +90,17 @@ def recorded(book: Path) -> dict[str, dict[str, str | float]]:
     return json.loads(record.read_text()) if record.exists() else {}
 
 
+def show_in_status(
+    page: Path, begin: str, end: str, table: list[str], rows: dict[str, dict[str, str | float]], facts: tuple[str, ...]
+) -> None:
+    """Put a table between two comment lines of the status page, and below it the facts of its rows, each once."""
+    lines = list(table)
+    for fact in facts:
+        lines += ["", f"{fact.capitalize()}: {'; '.join(dict.fromkeys(row[fact] for row in rows.values()))}."]
+    before, after = page.read_text().split(begin)[0], page.read_text().split(end)[1]
+    write_atomically(page, before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + after)
+
+
 def write_status(
     book: Path, seconds: dict[str, float], parameters: dict[str, str | int], threads: int, at_once: int
 ) -> None:
@@ -111,11 +122,7 @@ def write_status(
     lines = ["| chapter | seconds | executed on | parameters |", "|---|---:|---|---|"]
     for name, row in rows.items():
         lines.append(f"| [](./{name}.ipynb) | {row['seconds']:.0f} | {row['date']} | {row['parameters']} |")
-    for label, key in (("Machine", "machine"), ("Versions", "versions")):
-        lines += ["", f"{label}: {'; '.join(dict.fromkeys(row[key] for row in rows.values()))}."]
-    page = book / "status.md"
-    before, after = page.read_text().split(BEGIN)[0], page.read_text().split(END)[1]
-    page.write_text(before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + after)
+    show_in_status(book / "status.md", BEGIN, END, lines, rows, ("machine", "versions"))
 
 
 def main() -> int:

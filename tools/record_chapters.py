@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+from execute_book import BOOK, show_in_status
 
 from ean_lib.runs import to_json, write_atomically
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "book" / "status.md"
+PAGE = BOOK / "status.md"
 BEGIN, END = "% recorded chapters: written by tools/record_chapters.py", "% end of the recorded chapters"
 
 
@@ -37,18 +37,14 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "\n".join(texts)
 
 
-def show_in_status(rows: dict[str, dict[str, str | float]], into: Path) -> None:
-    """Draw the table of the status page from the record."""
+def table(rows: dict[str, dict[str, str | float]], into: Path) -> list[str]:
+    """The lines of the record's table on the status page."""
     folder = os.path.relpath(into.resolve(), PAGE.parent)
     lines = ["| chapter | minutes | executed on | what it printed |", "|---|---:|---|---|"]
     for name, row in rows.items():
         text = f"{{download}}`{name}.txt <{folder}/{name}.txt>`"
         lines.append(f"| [](./{name}.ipynb) | {row['seconds'] / 60:.1f} | {row['date']} | {text} |")
-    for label, key in (("Parameters", "parameters"), ("Machine", "machine"), ("Versions", "versions")):
-        lines += ["", f"{label}: {'; '.join(dict.fromkeys(row[key] for row in rows.values()))}."]
-    page = PAGE.read_text()
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    write_atomically(PAGE, before + BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + END + after)
+    return lines
 
 
 def main() -> int:
@@ -70,7 +66,8 @@ def main() -> int:
     rows = (json.loads(record.read_text()) if record.exists() else {}) | rows
     rows = dict(sorted(rows.items()))
     write_atomically(record, to_json(rows))
-    show_in_status(rows, arguments.into)
+    facts = ("parameters", "machine", "versions")
+    show_in_status(PAGE, BEGIN, END, table(rows, arguments.into), rows, facts)
     return 0
 
 

@@ -43,7 +43,7 @@ COLUMNS = {
     "val_S": "trained alone with seed S: accuracy on the search-val images, %",
     "test_S": "trained alone with seed S: accuracy on the test images, %",
     "KIND_S": "accuracy on search-val in the supernet of that kind and seed S, with the supernet's BatchNorm, %",
-    "KIND_recalibrated_S": f"the same with BatchNorm re-estimated for the scheme on {RECALIBRATE} training images, %",
+    "KIND_recalibrated_S": f"the same, BatchNorm re-estimated for the scheme on {RECALIBRATE} images as in training, %",
 }
 
 
@@ -201,7 +201,8 @@ def run_scores(task: Task, config: TrainConfig, seed: int, recalibrate: int, out
     if not run.finished:
         schemes, scores = list(Scheme.all_of(net.stages)), {}
         for name, images in (("own", None), ("recalibrated", recalibrate)):
-            values = Scorer(net, data, recalibrate=images, device=place.device)(schemes)
+            scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=place.device)
+            values = scorer(schemes)
             scores[name] = dict(zip(map(str, schemes), values, strict=True))
         run.finish(scores)
     run.close()

@@ -130,7 +130,8 @@ def run_search(
     supernet: Path, config: SearchConfig, seed: int, out: Path, place: Place = Place(), recalibrate: int | None = None
 ) -> SearchResult:
     """Search the supernet of a finished folder, into the folder out. A reward is computed once, also across a crash."""
-    task = rebuild(Task, finished(supernet, "supernet")[0]["task"])
+    made, _ = finished(supernet, "supernet")
+    task = rebuild(Task, made["task"])
     net = task.network(task.data(place.data_dir).num_classes)
     _load(net, supernet)
     config = dataclasses.replace(config, seed=seed)
@@ -140,7 +141,8 @@ def run_search(
     state = PartialState()
     if not run.finished and state.is_main_process:
         known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
-        scorer = Scorer(net, data, recalibrate=recalibrate, device=place.device, known=known)
+        calibration = {"recalibrate": recalibrate, "augment": made["train"]["augment"]}
+        scorer = Scorer(net, data, **calibration, device=place.device, known=known)
 
         def reward(schemes: Sequence[Scheme]) -> list[float]:
             new = [scheme for scheme in dict.fromkeys(schemes) if scheme not in scorer.known]

@@ -224,14 +224,7 @@ class _Meter:
         self.loss_sum += rows[:, 0].sum().item() / self.accelerator.num_processes
         self.correct += rows[:, 1].sum().item()
         self.count += rows[:, 2].sum().item()
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / self.steps
-
-    @property
-    def accuracy(self) -> float:
-        return 100 * self.correct / self.count
+        self.loss, self.accuracy = self.loss_sum / self.steps, 100 * self.correct / self.count
 
 
 @torch.no_grad()

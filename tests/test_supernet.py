@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import STAGES, tiny_data, tiny_net
 from torch import nn
 
+from ean_lib import pipeline
 from ean_lib.data import Data
 from ean_lib.networks import AttentionResNet, Block, build_network
 from ean_lib.schemes import Scheme
+from ean_lib.search import SearchConfig
 from ean_lib.supernet import SAMPLERS, PrefixWalk, Scorer
-from ean_lib.training import evaluate
+from ean_lib.training import TrainConfig, evaluate
 
 
 @pytest.mark.parametrize("attention", ["se", "sge", "dia"])
@@ -35,7 +39,7 @@ def test_the_walk_gives_each_scheme_its_own_class_scores(attention: str) -> None
     assert len({round(float(scores.abs().sum()), 3) for scores in walked.values()}) == len(schemes)  # all differ
 
 
-def by_hand_recalibrated(net: AttentionResNet, data: Data, scheme: Scheme, count: int) -> float:
+def by_hand_recalibrated(net: AttentionResNet, data: Data, scheme: Scheme, count: int, **order: object) -> float:
     """Reset the statistics, one training-mode pass of the calibration images, then evaluate."""
     net = net.prune(scheme).train()
     for module in net.modules():
@@ -43,7 +47,7 @@ def by_hand_recalibrated(net: AttentionResNet, data: Data, scheme: Scheme, count
             module.reset_running_stats()
             module.momentum = 1.0
     with torch.no_grad():
-        net(next(iter(data.train.batches(count)))[0])
+        net(next(iter(data.train.batches(count, **order)))[0])
     return evaluate(net, data.val, batch_size=25)
 
 
@@ -54,6 +58,37 @@ def test_recalibrated_scores_equal_recalibrating_each_scheme_by_hand(attention: 
     scores = Scorer(net, data, batch_size=25, recalibrate=40)(schemes)
     assert scores == [by_hand_recalibrated(net, data, scheme, 40) for scheme in schemes]
     assert scores != Scorer(net, data, batch_size=25)(schemes)
+
+
+def augmented_data() -> Data:
+    return dataclasses.replace(tiny_data(), augment=("flip", "crop"))
+
+
+def test_statistics_are_measured_on_images_augmented_as_in_training() -> None:
+    net, data = tiny_net(), augmented_data()
+    schemes = list(Scheme.all_of(STAGES))[::3]
+    scores = Scorer(net, data, batch_size=25, recalibrate=40)(schemes)
+    for scheme, score in zip(schemes, scores, strict=True):
+        generator = torch.Generator().manual_seed(0)
+        assert score == by_hand_recalibrated(net, data, scheme, 40, generator=generator, augment=data.augment)
+    plain = Scorer(net, data, batch_size=25, recalibrate=40, augment=False)(schemes)
+    assert plain == Scorer(net, tiny_data(), batch_size=25, recalibrate=40)(schemes) != scores
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_a_search_augments_where_its_supernet_was_trained_so(
+    augment: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = augmented_data()
+    monkeypatch.setattr(pipeline, "_load_data", lambda *_, **__: data)
+    task = pipeline.Task("tiny", "resnet20", "se", blocks=(1, 1), width=8)
+    place = pipeline.Place(device="cpu", progress=False)
+    made, found, config = tmp_path / "supernet", tmp_path / "search", TrainConfig(epochs=2, batch_size=16)
+    net = pipeline.run_supernet(task, dataclasses.replace(config, augment=augment), 0, made, place)
+    values = pipeline.run_search(made, SearchConfig(method="exhaustive"), 0, found, place, recalibrate=40).values
+    for flag in (True, False):
+        scores = Scorer(net, data, recalibrate=40, augment=flag, device="cpu")(values)
+        assert (scores == list(values.values())) == (flag == augment)
 
 
 def test_recalibrated_scores_do_not_depend_on_what_is_asked_together() -> None:

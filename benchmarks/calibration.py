@@ -4,7 +4,7 @@
 
 The networks are those of the CIFAR-10 record of six epochs whose weights are kept. Each was trained alone, so its
 running statistics fit it, and measuring them again should change nothing. Accuracy is of all test images, for several
-draws of the calibration images.
+draws of the calibration images. Then all schemes of the recorded supernet are scored with each kind of statistics.
 """
 
 from __future__ import annotations
@@ -17,20 +17,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ean_lib import Scheme, evaluate, load_data
+from ean_lib import Scheme, Scorer, evaluate, load_data, load_network
+from ean_lib.data import Data
 from ean_lib.networks import AttentionResNet
-from ean_lib.pipeline import Task
-from ean_lib.runs import environment, load_weights, read_json, rebuild, to_json, write_atomically
+from ean_lib.runs import environment, to_json, write_atomically
 
-RECORD = Path(__file__).resolve().parent.parent / "book" / "results" / "cifar10_six_epochs" / "seed-0"
-
-
-def recorded_network(folder: Path) -> AttentionResNet:
-    config = read_json(folder / "config.json")
-    task = rebuild(Task, config["task"])
-    net = task.network(10, Scheme.parse(config["scheme"], task.stages), config["share"])
-    net.load_state_dict(load_weights(folder / "weights.safetensors"))
-    return net.eval()
+RESULTS = Path(__file__).resolve().parent.parent / "book" / "results"
+RECORD = RESULTS / "cifar10_six_epochs" / "seed-0"
+SUPERNET = RESULTS / "cifar10" / "cifar10-se" / "seed-0" / "supernet"
 
 
 @torch.no_grad()
@@ -44,6 +38,17 @@ def measured_again(net: AttentionResNet, images: Tensor) -> AttentionResNet:
     return net.eval()
 
 
+def scores(supernet: AttentionResNet, data: Data, images: int) -> dict[str, dict[str, float]]:
+    """Accuracy (%) on search-val of every scheme, for each kind of statistics."""
+    kinds = {"running": (None, True), "plain": (images, False), "augmented": (images, True)}
+    found = {}
+    for name, (recalibrate, augment) in kinds.items():
+        scorer = Scorer(supernet, data, recalibrate=recalibrate, augment=augment, device="cpu")
+        schemes = list(Scheme.all_of(supernet.stages))
+        found[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[250, 1000, 4000], help="to measure statistics on")
@@ -54,7 +59,7 @@ def main() -> None:
     data = load_data("cifar10")
     rows = []
     for form in tqdm(("backbone", "share-full", "ean")):
-        net = recorded_network(RECORD / form)
+        net = load_network(RECORD / form)
         rows.append({"form": form, "statistics": "running", "accuracy": evaluate(net, data.test, device="cpu")})
         for name, augment in (("plain", ()), ("augmented", data.augment)):
             for number in options.images:
@@ -66,7 +71,8 @@ def main() -> None:
                     rows.append(of | {"accuracy": accuracy})
     here = environment()
     record = {"command": here["command"], "device": here["device"], "torch": here["versions"]["torch"]}
-    write_atomically(options.into, to_json(record | {"rows": rows}))
+    supernet = {"supernet": scores(load_network(SUPERNET), data, 1000)}
+    write_atomically(options.into, to_json(record | {"rows": rows} | supernet))
 
 
 if __name__ == "__main__":

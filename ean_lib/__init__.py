@@ -12,6 +12,7 @@ from ean_lib.gradcam import grad_cam
 from ean_lib.measure import measure, relative_time_increment
 from ean_lib.networks import AttentionResNet, build_network
 from ean_lib.official import PUBLISHED_SCHEMES, load_official, published_scheme
+from ean_lib.pipeline import load_network
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
@@ -22,6 +23,6 @@ __version__ = "0.1.0"
 __all__ = [
     "PUBLISHED_SCHEMES", "AttentionResNet", "Data", "Scheme", "Scorer", "SearchConfig", "SearchResult", "Split",
     "TrainConfig", "build_network", "create_attention", "evaluate", "grad_cam", "list_attentions", "load_bench",
-    "load_data", "load_official", "measure", "published_scheme", "register_attention", "relative_time_increment",
-    "search", "train",
+    "load_data", "load_network", "load_official", "measure", "published_scheme", "register_attention",
+    "relative_time_increment", "search", "train",
 ]  # fmt: skip

@@ -117,7 +117,7 @@ def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: P
     run, data = open_run(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
     net = task.network(data.num_classes, seed=seed)
     if run.finished:
-        _load(net, out)
+        net = load_network(out)
     else:
         history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
         full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
@@ -131,9 +131,7 @@ def run_search(
 ) -> SearchResult:
     """Search the supernet of a finished folder, into the folder out. A reward is computed once, also across a crash."""
     made, _ = finished(supernet, "supernet")
-    task = rebuild(Task, made["task"])
-    net = task.network(task.data(place.data_dir).num_classes)
-    _load(net, supernet)
+    task, net = rebuild(Task, made["task"]), load_network(supernet)
     config = dataclasses.replace(config, seed=seed)
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
@@ -256,13 +254,10 @@ def run_measure(
     backbone = first.network(data.num_classes, Scheme.none(first.stages))
     networks: dict[str, AttentionResNet] = {}
     for folder in folders:
-        config, _ = finished(folder, "retrain")
-        task = rebuild(Task, config["task"])
+        task = rebuild(Task, finished(folder, "retrain")[0]["task"])
         if dataclasses.replace(task, attention=first.attention) != first:
             raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
-        net = task.network(data.num_classes, Scheme.parse(config["scheme"], task.stages), config["share"])
-        _load(net, folder)
-        networks[str(folder)] = net
+        networks[str(folder)] = load_network(folder)
     shape = (batch_size, 3, *data.image_size)
     measured = measure(networks, backbone, shape, device=place.device, rounds=rounds)
     costs = {name: dataclasses.asdict(cost) for name, cost in measured.items()}
@@ -287,19 +282,33 @@ def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Sch
     return forms[form]
 
 
-def finished(folder: Path, kind: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Configuration and result of a finished run of that kind; a clear error where there is none."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {kind} run")
-    config = read_json(folder / "config.json")
-    if config.get("kind") != kind:
-        raise ValueError(f"{folder} holds a {config.get('kind')} run, expected a {kind} run")
+def finished(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Configuration and result of a finished run of one of the kinds; a clear error where there is none."""
+    wanted, file = f"{' or '.join(kinds)} run", folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {wanted}")
+    if (kind := (config := read_json(file)).get("kind")) not in kinds:
+        raise ValueError(f"{folder} holds a {kind} run, expected a {wanted}")
     if not (folder / "result.json").is_file():
         raise ValueError(f"the {kind} run in {folder} is not finished; give its command again, and it will go on")
     return config, read_json(folder / "result.json")
 
 
-def _load(net: AttentionResNet, folder: Path) -> None:
-    weights = load_weights(folder / "weights.safetensors")
+def load_network(folder: Path | str) -> AttentionResNet:
+    """The network that ``ean supernet`` or ``ean retrain`` trained into a run folder: on the CPU, in eval mode.
+
+    Args:
+        folder: of the run. A retrained network comes as it was trained: pruned to its scheme, not fused.
+
+    Raises:
+        FileNotFoundError: if it is no run folder, or has no weights.
+        ValueError: if it is another kind of run, or not finished, or its weights are damaged or another network's.
+    """
+    config, _ = finished(folder := Path(folder), "supernet", "retrain")
+    task, weights = rebuild(Task, config["task"]), load_weights(folder / "weights.safetensors")
+    scheme = Scheme.parse(config["scheme"], task.stages) if "scheme" in config else None
+    classes = weights.get("fc.bias", torch.empty(1)).numel()  # where it is missing, the check below says so
+    net = task.network(classes, scheme, config.get("share", "stage"))
     check_state_dict(weights, net.state_dict(), f"the weights in {folder}")
     net.load_state_dict(weights)
+    return net.eval()

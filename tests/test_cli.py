@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ean_lib import Scheme, evaluate, load_network
 from ean_lib.cli import COMMANDS, main
+from ean_lib.pipeline import Task
 from ean_lib.report import collect, summarise
 
 TASK = ["--subset", "64", "--blocks", "1", "1", "--width", "8", "--no-progress", "--device", "cpu"]
@@ -235,6 +237,22 @@ def test_bad_arguments_are_explained_and_change_nothing(
     fails(arguments, message, capsys)
     assert files(runs) == before
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", ["backbone", "share-full", "ean", "supernet"])
+def test_a_run_folder_gives_back_its_network(name: str, runs: Path) -> None:
+    folder = runs / "seed-0" / name
+    config, result = (json.loads((folder / f"{file}.json").read_text()) for file in ("config", "result"))
+    net = load_network(str(folder))
+    assert not net.training
+    assert net.scheme == Scheme.parse(config.get("scheme", "1-1"))
+    data = Task(subset=64).data()
+    split, key = (data.val, "val_accuracy_full") if name == "supernet" else (data.test, "test_accuracy")
+    assert evaluate(net, split, device="cpu") == result[key]
+    with pytest.raises(ValueError, match="holds a search run, expected a supernet or retrain run"):
+        load_network(runs / "seed-0" / "search")
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        load_network(runs)
 
 
 def truncate(path: Path) -> None:

@@ -4,7 +4,7 @@
 
 The networks are those of the CIFAR-10 record of six epochs whose weights are kept. Each was trained alone, so its
 running statistics fit it, and measuring them again should change nothing. Accuracy is of all test images, for several
-draws of the calibration images. Then all schemes of the recorded supernet are scored with each kind of statistics.
+draws of the calibration images. Then all schemes of three recorded supernets are scored with each kind of statistics.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from ean_lib.networks import AttentionResNet
 from ean_lib.runs import environment, to_json, write_atomically
 
 RESULTS = Path(__file__).resolve().parent.parent / "book" / "results"
-RECORD = RESULTS / "cifar10_six_epochs" / "seed-0"
-SUPERNET = RESULTS / "cifar10" / "cifar10-se" / "seed-0" / "supernet"
 
 
 @torch.no_grad()
@@ -41,10 +39,10 @@ def measured_again(net: AttentionResNet, images: Tensor) -> AttentionResNet:
 def scores(supernet: AttentionResNet, data: Data, images: int) -> dict[str, dict[str, float]]:
     """Accuracy (%) on search-val of every scheme, for each kind of statistics."""
     kinds = {"running": (None, True), "plain": (images, False), "augmented": (images, True)}
+    schemes = list(Scheme.all_of(supernet.stages))
     found = {}
-    for name, (recalibrate, augment) in kinds.items():
+    for name, (recalibrate, augment) in tqdm(kinds.items()):
         scorer = Scorer(supernet, data, recalibrate=recalibrate, augment=augment, device="cpu")
-        schemes = list(Scheme.all_of(supernet.stages))
         found[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
     return found
 
@@ -59,7 +57,7 @@ def main() -> None:
     data = load_data("cifar10")
     rows = []
     for form in tqdm(("backbone", "share-full", "ean")):
-        net = load_network(RECORD / form)
+        net = load_network(RESULTS / "cifar10_six_epochs" / "seed-0" / form)
         rows.append({"form": form, "statistics": "running", "accuracy": evaluate(net, data.test, device="cpu")})
         for name, augment in (("plain", ()), ("augmented", data.augment)):
             for number in options.images:
@@ -71,8 +69,9 @@ def main() -> None:
                     rows.append(of | {"accuracy": accuracy})
     here = environment()
     record = {"command": here["command"], "device": here["device"], "torch": here["versions"]["torch"]}
-    supernet = {"supernet": scores(load_network(SUPERNET), data, 1000)}
-    write_atomically(options.into, to_json(record | {"rows": rows} | supernet))
+    folders = sorted((RESULTS / "cifar10_supernets").glob("seed-*/supernet"))
+    supernets = {folder.parent.name: scores(load_network(folder), data, 1000) for folder in folders}
+    write_atomically(options.into, to_json(record | {"rows": rows, "supernets": supernets}))
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def test_the_status_page_has_the_run_time_of_every_chapter():
 def test_the_status_page_shows_the_recorded_chapters():
     folder = BOOK / "results" / "cifar10_chapters"
     record = json.loads((folder / "status.json").read_text())
-    assert {path.stem for path in folder.glob("*.txt")} == set(record) <= {path.stem for path in CHAPTERS}
+    assert {path.stem for path in folder.glob("*.txt")} == set(record) == {path.stem for path in CHAPTERS}
     page = (BOOK / "status.md").read_text()
     for name, row in record.items():
         assert row["parameters"] == "DATASET=cifar10 PRESET=full"

@@ -5,7 +5,8 @@
 
 Of each run folder its configuration, metrics, result, provenance and cost are kept; weights only of the networks that
 --weights names (they are large). A folder's name in --into is its own, or --into itself where the two have one name;
-unfinished runs are left out, and said so. A record of supernets only has no table.
+unfinished runs are left out, and said so. A record of supernets only has no table; the README shows those that it has
+markers for.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def main() -> None:
         record(top, options.into, options.weights)
     if any(read_json(file)["kind"] == "retrain" for file in options.into.rglob("config.json")):
         write_report([options.into], options.into)
-        show_in_readme(options.into)
+        if f"<!-- results:{options.into.name} -->" in (ROOT / "README.md").read_text():
+            show_in_readme(options.into)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 def table(rows: dict[str, dict[str, str | float]], into: Path) -> list[str]:
     """The lines of the record's table on the status page."""
     folder = os.path.relpath(into.resolve(), PAGE.parent)
-    lines = ["| chapter | minutes | executed on | printed |", "|---|---:|---|---|"]
+    lines = ["| chapter | min | date | printed |", "|---|---:|---|---|"]
     for name, row in rows.items():
         text = f"{{download}}`{name[:2]}.txt <{folder}/{name}.txt>`"  # narrow enough for a phone
         lines.append(f"| [](./{name}.ipynb) | {row['seconds'] / 60:.1f} | {row['date']} | {text} |")

@@ -115,10 +115,10 @@ def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: P
     """Train a supernet with random schemes, into the folder out, and return it."""
     config = dataclasses.replace(config, seed=seed)
     run, data = open_run(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
-    net = task.network(data.num_classes, seed=seed)
     if run.finished:
         net = load_network(out)
     else:
+        net = task.network(data.num_classes, seed=seed)
         history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
         full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
         run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
@@ -271,15 +271,14 @@ def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Sch
     stages, k = found.stages, found.connected
     check_choice("form", form, FORMS)
     generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
-    forms: dict[str, tuple[Scheme, Share]] = {
+    return {
         "backbone": (Scheme.none(stages), "stage"),
         "org-full": (Scheme.full(stages), "none"),
         "share-full": (Scheme.full(stages), "stage"),
         "ean": (found, "stage"),
         "random": (Scheme.random(stages, generator, connected=k), "stage"),
         "late": (Scheme.parse([i >= len(found) - k for i in range(len(found))], stages), "stage"),
-    }
-    return forms[form]
+    }[form]
 
 
 def finished(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -287,7 +286,8 @@ def finished(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str,
     wanted, file = f"{' or '.join(kinds)} run", folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {wanted}")
-    if (kind := (config := read_json(file)).get("kind")) not in kinds:
+    config = read_json(file)
+    if (kind := config.get("kind")) not in kinds:
         raise ValueError(f"{folder} holds a {kind} run, expected a {wanted}")
     if not (folder / "result.json").is_file():
         raise ValueError(f"the {kind} run in {folder} is not finished; give its command again, and it will go on")

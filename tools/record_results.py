@@ -44,7 +44,11 @@ def record(top: Path, into: Path, weights: list[str]) -> None:
 
 
 def show_in_readme(into: Path) -> None:
-    """Put the table, with its hardware, seeds and recipe, between the README's markers of this record."""
+    """Put the table, with its hardware, seeds and recipe, between the README's markers of this record, if any."""
+    readme = (ROOT / "README.md").read_text()
+    start, end = f"<!-- results:{into.name} -->", f"<!-- /results:{into.name} -->"
+    if start not in readme:
+        return
     frame = collect([into])
     folder = next(into.rglob("backbone/config.json")).parent
     session, config = read_json(folder / "provenance.json")["sessions"][-1], read_json(folder / "config.json")
@@ -59,8 +63,6 @@ def show_in_readme(into: Path) -> None:
         " own time increment, which would be 0, shows the noise of the timing. Drawn from"
         f" `{into.resolve().relative_to(ROOT)}/`, where each run's command and provenance are.\n"
     )
-    readme = (ROOT / "README.md").read_text()
-    start, end = f"<!-- results:{into.name} -->", f"<!-- /results:{into.name} -->"
     before, after = readme.split(start)[0], readme.split(end)[1]
     write_atomically(ROOT / "README.md", f"{before}{start}\n{text}{end}{after}")
 
@@ -75,8 +77,7 @@ def main() -> None:
         record(top, options.into, options.weights)
     if any(read_json(file)["kind"] == "retrain" for file in options.into.rglob("config.json")):
         write_report([options.into], options.into)
-        if f"<!-- results:{options.into.name} -->" in (ROOT / "README.md").read_text():
-            show_in_readme(options.into)
+        show_in_readme(options.into)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,20 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
+from math import inf
 from numbers import Integral, Real
 from reprlib import repr as short
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pandas import Interval
+
+# Types of options; see `check_options`.
+Count = Annotated[int, Interval(1, inf, "left")]
+Fraction = Annotated[float, Interval(0, 1, "left")]
+NotNegative = Annotated[float, Interval(0, inf, "left")]
+Seed = Annotated[int, Interval(0, 2**32, "left")]
+Whole = Annotated[int, Interval(0, inf, "left")]
 
 
 def check(name: str, value: Any, fine: bool, expected: str) -> None:
@@ -20,6 +31,33 @@ def check_number(name: str, value: Any, low: float = 0, high: float | None = Non
     fine = kind and low <= value < float("inf") and (high is None or value <= high)
     limits = f"of at least {low}" if high is None else f"in {low}..{high}"
     check(name, value, fine, f"a {'whole' if whole else 'finite'} number {limits}")
+
+
+def check_options(options: Any) -> None:
+    """`ValueError` unless every field of a dataclass holds what its type says.
+
+    The type of a number also says its limits: `Annotated[float, Interval(0, 1, "left")]` is one in [0, 1).
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        _check_option(name, getattr(options, name), hint)
+
+
+def _check_option(name: str, value: Any, hint: Any) -> None:
+    parts = get_args(hint)
+    if NoneType in parts:  # such as int | None
+        if value is not None:
+            _check_option(name, value, parts[0])
+    elif get_origin(hint) is Literal:
+        check_choice(name, value, parts)
+    elif get_origin(hint) is tuple:  # such as tuple[int, ...]
+        for item in value:
+            _check_option(name, item, parts[0])
+    elif hint is bool:
+        check(name, value, isinstance(value, bool), "True or False")
+    else:
+        whole, limits = parts[0] is int, parts[1]
+        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        check(name, value, number and value in limits, f"a {'whole ' if whole else ''}number in {limits}")
 
 
 def check_odd(name: str, value: Any) -> None:

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pandas import Interval
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from ean_lib.checks import check, check_choice, check_number
+from ean_lib.checks import Count, Fraction, NotNegative, Whole, check_options
 
 SWITCHES = (
     *("stack_samples", "per_sample_bonus", "replay_with_bonus", "scheme_ratio", "advantage_before_baseline"),
@@ -47,28 +48,28 @@ class ControllerConfig:
     # "corrected", or "official" for the behaviour of the authors' code; sets every field below that is None.
     mode: Literal["corrected", "official"] = "corrected"
     # Schemes sampled per step.
-    samples: int = 3
+    samples: Count = 3
     # Step size of Adam, for the policy.
-    learning_rate: float | None = None
+    learning_rate: NotNegative | None = None
     # Share of the old squared gradients that Adam keeps, for the policy. One block can be worth 20 percent
     # and the next 0.1: the lower 0.9 forgets the large gradients soon enough to see the small ones.
-    adam_beta2: float | None = None
+    adam_beta2: Fraction | None = None
     # Step size of Adam, for the learned network of the novelty bonus.
-    rnd_learning_rate: float = 0.05
+    rnd_learning_rate: NotNegative = 0.05
     # Share of the old baseline kept at each step of its moving average.
-    baseline_decay: float = 0.95
+    baseline_decay: Annotated[float, Interval(0, 1, "both")] = 0.95
     # Weight of the novelty bonus in the reward; 0 turns it off.
-    lambda_rnd: float | None = None
+    lambda_rnd: NotNegative | None = None
     # Weight of the policy's entropy in what is maximised, percent per nat; 0 turns it off.
-    entropy_weight: float | None = None
+    entropy_weight: NotNegative | None = None
     # First step, counted from 0, that also replays an earlier batch.
-    replay_from: int = 10
+    replay_from: Whole = 10
     # Batches kept for replay; 0 turns replay off.
-    replay_size: int = 30
+    replay_size: Whole = 30
     # How far the probability ratio may move from 1 on a replayed batch.
-    replay_clip: float = 0.1
+    replay_clip: NotNegative = 0.1
     # Weight of the replayed batch's loss.
-    replay_weight: float = 0.1
+    replay_weight: NotNegative = 0.1
     # 1. Keep each sampled scheme whole (official: bits of different samples mix in replay and bonus).
     stack_samples: bool | None = None
     # 2. Each scheme has its own novelty bonus (official: all share the batch's sum).
@@ -91,19 +92,7 @@ class ControllerConfig:
     keep_best: bool | None = None
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, ("corrected", "official"))
-        check_number("samples", self.samples, low=1, whole=True)
-        for name in ("rnd_learning_rate", "replay_clip", "replay_weight"):
-            check_number(name, getattr(self, name))
-        check_number("baseline_decay", self.baseline_decay, high=1)
-        for name in ("replay_from", "replay_size"):
-            check_number(name, getattr(self, name), whole=True)
-        for name in ("learning_rate", "lambda_rnd", "entropy_weight", "adam_beta2"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), high=0.9999 if name == "adam_beta2" else None)
-        for name in SWITCHES:
-            value = getattr(self, name)
-            check(name, value, isinstance(value, bool | None), "True, False or None (by the mode)")
+        check_options(self)
 
     def resolved(self) -> Self:
         """This configuration with every None replaced by its mode's value."""

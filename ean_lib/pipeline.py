@@ -143,10 +143,8 @@ def run_search(
         scorer = Scorer(net, data, **calibration, device=place.device, known=known)
 
         def reward(schemes: Sequence[Scheme]) -> list[float]:
-            new = [scheme for scheme in dict.fromkeys(schemes) if scheme not in scorer.known]
             values = scorer(schemes)
-            for scheme in new:
-                run.append_metric({"scheme": str(scheme), "accuracy": scorer.known[scheme]})
+            run.write_metrics({"scheme": str(s), "accuracy": value} for s, value in scorer.known.items())
             return values
 
         if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step

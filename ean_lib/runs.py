@@ -169,7 +169,7 @@ class Run:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in metrics))
+        self.write_metrics(metrics)
         self._note_session()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
@@ -182,21 +182,14 @@ class Run:
         except Exception as error:  # torch raises many kinds for a broken file
             raise ValueError(f"{path} is no checkpoint ({error}); delete it to start this run anew") from None
 
-    def append_metric(self, record: Record) -> None:
-        """Add one line; a line that a crash cut off is dropped by :meth:`read_metrics`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+    def write_metrics(self, records: Iterable[Record]) -> None:
+        """Write all the records so far, a line for each."""
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The whole lines written so far; a last line that was cut off is removed from the file."""
+        """The records that :meth:`write_metrics` wrote last."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_atomically(path, whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def finish(self, result: Record, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the weights, then the result, which marks the run as finished; the checkpoint goes."""

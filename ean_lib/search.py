@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Suppress  # the command line gives one seed to all parts
 
-from ean_lib.checks import check, check_choice, check_number
+from ean_lib.checks import Count, NotNegative, Seed, check
 from ean_lib.controller import Controller, ControllerConfig
 from ean_lib.schemes import Scheme
 
@@ -43,30 +43,19 @@ class SearchConfig(ControllerConfig):
     # How schemes are proposed; "exhaustive" tries them all.
     method: Literal["reinforce", "random", "greedy", "evolution", "tpe", "exhaustive"] = "reinforce"
     # Most distinct schemes that may be evaluated, whatever the method; None: steps × samples.
-    budget: int | None = None
+    budget: Count | None = None
     # Most steps of the controller.
-    steps: int = 300
+    steps: Count = 300
     # Weight of the task value (accuracy in percent) in the objective.
-    lambda_val: float = 1.0
+    lambda_val: NotNegative = 1.0
     # Weight of the sparsity (0 to 1) in the objective: what connecting no block at all is worth, in percent.
-    lambda_spa: float = 2.0
+    lambda_spa: NotNegative = 2.0
     # Schemes alive at a time, for the method "evolution".
-    population: int = 16
+    population: Count = 16
     # Schemes that compete to have the next offspring, for the method "evolution".
-    tournament: int = 8
+    tournament: Count = 8
     # Seed of everything random.
-    seed: Suppress[int] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("method", self.method, METHODS)
-        for name in ("steps", "population", "tournament"):
-            check_number(name, getattr(self, name), low=1, whole=True)
-        if self.budget is not None:
-            check_number("budget", self.budget, low=1, whole=True)
-        check_number("lambda_val", self.lambda_val)
-        check_number("lambda_spa", self.lambda_spa)
-        check_number("seed", self.seed, high=2**32 - 1, whole=True)
+    seed: Suppress[Seed] = 0
 
     @property
     def max_evaluations(self) -> int:

@@ -11,16 +11,17 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from pandas import Interval
 from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import Suppress  # the command line gives one seed to all parts
 
-from ean_lib.checks import check
+from ean_lib.checks import Count, Fraction, NotNegative, Seed, check, check_options
 from ean_lib.data import Data, Split
 from ean_lib.networks import AttentionResNet
 from ean_lib.runs import Run, find_device
@@ -38,51 +39,39 @@ class NonFiniteLossError(ArithmeticError):
 class TrainConfig:
     """How a network is trained."""
 
-    epochs: int = 6
+    epochs: Count = 6
     """Passes over the training images."""
-    batch_size: int = 128
-    """Images per step, over all processes together."""
-    lr: float = 0.1
+    batch_size: Annotated[int, Interval(2, math.inf, "left")] = 128
+    """Images per step, over all processes together; BatchNorm needs two."""
+    lr: Annotated[float, Interval(0, math.inf, "neither")] = 0.1
     """Highest learning rate."""
     schedule: Literal["one_cycle", "step"] = "one_cycle"
     """one_cycle rises to lr and falls to zero (Smith 2018); step multiplies by gamma at each milestone."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[Annotated[float, Interval(0, 1, "neither")], ...] = (0.5, 0.75)
     """Fractions of the training after which the step schedule drops."""
-    gamma: float = 0.1
+    gamma: Annotated[float, Interval(0, 1, "right")] = 0.1
     """Factor of each drop of the step schedule."""
-    momentum: float = 0.9
-    """Nesterov momentum of SGD."""
-    weight_decay: float = 5e-4
+    momentum: Annotated[float, Interval(0, 1, "neither")] = 0.9
+    """Nesterov momentum of SGD; Nesterov needs some."""
+    weight_decay: NotNegative = 5e-4
     """L2 penalty on all weights."""
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     """Share of the target spread over all classes."""
     augment: bool = True
     """Random flips and crops, where the dataset has them."""
     sampler: Literal["uniform", "complementary", "sandwich"] = "uniform"
     """Schemes of a supernet's steps; see ean_lib.supernet."""
-    warmup: float = 0.0
+    warmup: Fraction = 0.0
     """Fraction of a supernet's training in which every block is connected, before the sampler draws schemes."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in half the bits where the device can."""
     sync_batchnorm: bool = False
     """With several processes: BatchNorm statistics of the joined batch instead of each process's own."""
-    seed: Suppress[int] = 0
+    seed: Suppress[Seed] = 0
     """Of the order of images, augmentations and sampled schemes."""
 
     def __post_init__(self) -> None:
-        check("epochs", self.epochs, self.epochs >= 1, "at least 1")
-        check("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (BatchNorm needs two images)")
-        check("lr", self.lr, 0 < self.lr < math.inf, "positive and finite")
-        check("milestones", self.milestones, all(0 < m < 1 for m in self.milestones), "fractions between 0 and 1")
-        check("gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
-        check("momentum", self.momentum, 0 < self.momentum < 1, "between 0 and 1 (Nesterov needs some)")
-        check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "zero or positive")
-        check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
-        check("schedule", self.schedule, self.schedule in ("one_cycle", "step"), "'one_cycle' or 'step'")
-        check("sampler", self.sampler, self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}")
-        check("warmup", self.warmup, 0 <= self.warmup < 1, "a fraction in [0, 1)")
-        check("precision", self.precision, self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'")
-        check("seed", self.seed, self.seed >= 0, "zero or positive")
+        check_options(self)
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:

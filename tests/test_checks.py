@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from ean_lib.checks import check, check_choice, check_number
+from ean_lib.checks import Count, Fraction, check, check_choice, check_number, check_options
 
 
 def test_a_check_that_holds_says_nothing():
@@ -52,3 +54,38 @@ def test_a_wrong_choice_is_answered_with_the_close_ones_or_with_all():
         check_choice("mode", "offical", ("corrected", "official"))
     with pytest.raises(ValueError, match=r"^unknown mode 7\. Known are: corrected, official\.$"):
         check_choice("mode", 7, ("corrected", "official"))
+
+
+@dataclass
+class Options:
+    epochs: Count = 3
+    warmup: Fraction | None = None
+    blocks: tuple[Count, ...] = (1, 2)
+    schedule: Literal["one_cycle", "step"] = "step"
+    augment: bool = True
+
+
+def test_options_that_are_what_their_types_say_pass():
+    check_options(Options())
+    check_options(Options(np.int64(1), 0, (), "one_cycle", False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number in [1, inf), got 0"),
+        ({"epochs": 1.0}, "epochs must be a whole number in [1, inf), got 1.0"),
+        ({"epochs": True}, "epochs must be a whole number in [1, inf), got True"),
+        ({"epochs": None}, "epochs must be a whole number in [1, inf), got None"),
+        ({"warmup": 1}, "warmup must be a number in [0, 1), got 1"),
+        ({"warmup": math.nan}, "warmup must be a number in [0, 1), got nan"),
+        ({"warmup": "0.5"}, "warmup must be a number in [0, 1), got '0.5'"),
+        ({"blocks": (2, 0)}, "blocks must be a whole number in [1, inf), got 0"),
+        ({"schedule": "stop"}, "unknown schedule 'stop'. Did you mean 'step'?"),
+        ({"augment": 1}, "augment must be True or False, got 1"),
+    ],
+)
+def test_an_option_that_is_not_is_named_with_what_its_type_says(options, message):
+    with pytest.raises(ValueError) as caught:
+        check_options(Options(**options))
+    assert str(caught.value) == message

@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
+from tyro.conf import OmitArgPrefixes as Flat
 
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data.splits import class_balanced_order
 from ean_lib.measure import measure
-from ean_lib.pipeline import Job, Place, Task, finished, open_run, run_jobs, run_retrain, run_supernet
+from ean_lib.pipeline import Job, Place, Task, finished, load_network, open_run, run_jobs, run_retrain, run_supernet
 from ean_lib.runs import environment, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import Scorer
@@ -60,6 +61,9 @@ class Bench:
     name: str
     table: pd.DataFrame
     card: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.table)} schemes, columns {', '.join(self.columns)}"
 
     @cached_property
     def schemes(self) -> list[Scheme]:
@@ -125,27 +129,36 @@ def load_bench(name: str | Path) -> Bench:
 
 
 def run_bench(
-    task: Task, train: TrainConfig, supernet: TrainConfig, out: Path, *, seeds: Sequence[int] = (0, 1, 2),
-    schemes: int | None = None, supernets: Sequence[str] = tuple(SUPERNETS), place: Place | None = None,
-    workers: int | None = None,
+    task: Flat[Task], train: TrainConfig, supernet: TrainConfig, out: Path = Path("runs/bench"), *,
+    seeds: tuple[int, ...] = (0, 1, 2), schemes: int | None = None,
+    supernets: tuple[Literal["uniform", "warm", "complementary", "sandwich"], ...] = tuple(SUPERNETS),
+    place: Flat[Place] = Place(), workers: int | None = None,
 ) -> Bench:  # fmt: skip
-    """Train schemes alone and supernets, score the schemes in them, and write out/table.csv and its card, table.json.
+    """Make a truth table: every scheme trained alone, with several seeds, beside its score in supernets.
 
-    Each training is a run folder below out: what is finished is not done again, and any number of processes and
-    machines that share the folder share the work.
+    Start the command again to go on, or several times, on one machine or on several that see the folder, to share
+    the work. `ean_lib.load_bench("runs/bench")` reads the table, out/table.csv, and its card, out/table.json.
+
+    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
+    is for GPUs.
+
+    Example: ean bench --dataset cued_shapes --objects 2 --out runs/cued_shapes_k2
 
     Args:
-        task, train, supernet: as in `run_retrain` and `run_supernet`; alone, a network sees the train part only.
-        seeds: of both.
-        schemes: how many to train alone, spread over all numbers of connections; None: all. Each is scored.
-        supernets: kinds of `SUPERNETS`.
-        place, workers: as in `run_jobs`.
+        train: How a network is trained alone; it sees the train part only.
+        supernet: How a supernet is trained.
+        out: The folder of all of it; each training is a run folder below.
+        seeds: Of networks and supernets.
+        schemes: Train only this many alone, spread over all numbers of connections; None trains all. Each is scored.
+        supernets: How the schemes of a supernet's steps are drawn; warm: uniform, after 0.4 of the training with all
+            connected.
+        workers: Networks trained at a time, each on one thread; None: one per thread of a CPU, one on a GPU. 1 trains
+            in this process, on all its threads, which round otherwise: the table is another one in its last bits.
     """
     check("seeds", seeds, len(seeds) > 0 and len(set(seeds)) == len(seeds), "different numbers, at least one")
     for kind in supernets:
         check_choice("supernet", kind, SUPERNETS)
     every = list(Scheme.all_of(task.stages))
-    place = place or Place()
     chosen = every if schemes is None else spread(every, schemes)
     jobs: list[Job] = []
     for seed in seeds:
@@ -196,7 +209,8 @@ def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
 
 def run_scores(task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place) -> None:
     """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
-    net = run_supernet(task, config, seed, out, place)
+    run_supernet(task, config, seed, out, place)
+    net = load_network(out)
     run, data = open_run(out / "scores", "scores", task, place, seed, recalibrate=recalibrate)
     if not run.finished:
         schemes, scores = list(Scheme.all_of(net.stages)), {}

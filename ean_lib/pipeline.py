@@ -1,7 +1,8 @@
 """The paper's pipeline as four functions, each of which owns one run folder: supernet, search, retrain, measure.
 
 Every function can be called again with the same arguments: a finished run is read back, an unfinished one goes on.
-Under ``accelerate launch`` all processes call them; the first one writes.
+Under ``accelerate launch`` all processes call them; the first one writes. Each is also a command of ``ean``, whose
+options are its arguments; there, ``--preset`` and ``--dataset`` set the defaults (:mod:`ean_lib.recipes`).
 """
 
 import dataclasses
@@ -18,13 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes as Flat
+from tyro.conf import Positional, Suppress, arg
 
-from ean_lib.checks import check, check_choice
+from ean_lib.checks import check
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
 from ean_lib.networks import AttentionResNet, build_network, check_state_dict
@@ -111,25 +114,47 @@ def open_run(out: Path, kind: str, task: Task, place: Place, seed: int, **config
         return Run.open(out, full, origin, writer=state.is_main_process), data
 
 
-def run_supernet(task: Task, config: TrainConfig, seed: int, out: Path, place: Place = Place()) -> AttentionResNet:
-    """Train a supernet with random schemes, into the folder out, and return it."""
+def run_supernet(
+    task: Flat[Task], config: Flat[TrainConfig], seed: int = 0, out: Path = Path("runs/supernet"),
+    place: Flat[Place] = Place(),
+) -> dict[str, Any]:  # fmt: skip
+    """Train a supernet: one network in which every scheme shares the weights.
+
+    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
+    is for GPUs.
+
+    Example: ean supernet --dataset cued_shapes --attention se --out runs/supernet
+
+    Args:
+        seed: Of the weights, the order of images and the sampled schemes.
+        out: The run folder.
+    """
     config = dataclasses.replace(config, seed=seed)
     run, data = open_run(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
-    if run.finished:
-        net = load_network(out)
-    else:
+    if not run.finished:
         net = task.network(data.num_classes, seed=seed)
         history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
         full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
         run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
     run.close()
-    return net
+    return run.result
 
 
 def run_search(
-    supernet: Path, config: SearchConfig, seed: int, out: Path, place: Place = Place(), recalibrate: int | None = None
-) -> SearchResult:
-    """Search the supernet of a finished folder, into the folder out. A reward is computed once, also across a crash."""
+    supernet: Path, config: Flat[SearchConfig] = SearchConfig(), seed: int = 0, out: Path = Path("runs/search"),
+    place: Flat[Place] = Place(), recalibrate: int | None = 1000,
+) -> SearchResult:  # fmt: skip
+    """Search a trained supernet for the scheme to retrain.
+
+    Example: ean search --supernet runs/supernet --method reinforce --out runs/search
+
+    Args:
+        supernet: The folder of a finished supernet.
+        seed: Of the search.
+        out: The run folder. A reward is computed once, also across a crash.
+        recalibrate: Re-estimate BatchNorm for each scheme from this many training images; None keeps the supernet's
+            statistics.
+    """
     made, _ = finished(supernet, "supernet")
     task, net = rebuild(Task, made["task"]), load_network(supernet)
     config = dataclasses.replace(config, seed=seed)
@@ -166,15 +191,32 @@ def find_scheme(
 
 
 def run_retrain(
-    task: Task, scheme: Scheme, config: TrainConfig, seed: int, out: Path, place: Place = Place(),
-    share: Share = "stage", form: str = "ean", hold_out: bool = False,
+    task: Flat[Task], scheme: Annotated[Scheme | str, arg(constructor=str)], config: Flat[TrainConfig], seed: int = 0,
+    out: Path = Path("runs/retrain"), place: Flat[Place] = Place(), share: Share = "stage",
+    form: Suppress[str | None] = None, hold_out: Suppress[bool] = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train the network of one scheme from scratch on all training images, then, once, look at the test part.
+    """Train one scheme from scratch on all training images and evaluate it once on the test images.
 
-    No choice is left to make from here on, so the search-val part is trained on as well. With hold_out it is not,
-    and its accuracy is recorded beside that of the test part, without weights: a row of a table to choose from.
+    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
+    is for GPUs.
+
+    Example: ean retrain --dataset cued_shapes --scheme 10-00-00 --out runs/ean
+
+    Example: ean retrain --dataset cifar10 --scheme runs/search --seed 1 --out runs/ean-1
+
+    Args:
+        scheme: Bits such as 110-000-001, or full, or none (the backbone), or the folder of a finished search.
+        seed: Of the weights and the order of images.
+        out: The run folder.
+        share: stage: one module per stage (Share, EAN); none: one per block (Org).
+        form: what a report calls it; None: by its connections, one of `FORMS`.
+        hold_out: train without the search-val images, and record their accuracy beside the test part's, but no
+            weights: a row of a table to choose from. Otherwise no choice is left to make, and they are trained on.
     """
-    config = dataclasses.replace(config, seed=seed)
+    scheme, config = read_scheme(scheme, task), dataclasses.replace(config, seed=seed)
+    if form is None:
+        full = {"none": "org-full", "stage": "share-full"}[share]
+        form = "backbone" if not scheme.connected else full if scheme.connected == len(scheme) else "ean"
     named = {"scheme": str(scheme), "share": share, "form": form} | ({"hold_out": True} if hold_out else {})
     run, data = open_run(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
     if not run.finished:
@@ -243,9 +285,18 @@ def _start_worker(started: Any) -> None:
 
 
 def run_measure(
-    folders: Sequence[Path], place: Place = Place(), batch_size: int = 64, rounds: int = 20
+    folders: Positional[tuple[Path, ...]], place: Flat[Place] = Place(), batch_size: int = 64, rounds: int = 20
 ) -> dict[str, Any]:
-    """Cost of retrained networks, pruned and fused, against their backbone, timed in turn, into measure.json."""
+    """Parameters, MACs and inference time of retrained networks, pruned and fused, against their backbone.
+
+    Example: ean measure runs/ean runs/share-full
+
+    Args:
+        folders: Folders of finished retrainings with the same backbone; they are timed in turn. Each gets a
+            measure.json.
+        batch_size: Images per timed forward pass.
+        rounds: Timings of each network; the median is reported with its quartiles.
+    """
     check("what to measure", folders, len(folders) > 0, "at least one folder of a finished retraining")
     first = rebuild(Task, finished(folders[0], "retrain")[0]["task"])
     data = first.data(place.data_dir)
@@ -264,19 +315,31 @@ def run_measure(
     return costs
 
 
-def schemes_of(form: str, found: Scheme, seed: int, index: int = 0) -> tuple[Scheme, Share]:
-    """The scheme and the sharing that a form stands for; random and late have as many connections as found."""
-    stages, k = found.stages, found.connected
-    check_choice("form", form, FORMS)
+def run_form(
+    task: Task, form: str, found: str, config: TrainConfig, seed: int, index: int, out: Path, place: Place
+) -> dict[str, Any]:
+    """Retrain the scheme that a form stands for; random and late have as many connections as the scheme found."""
+    found_scheme = read_scheme(found, task)
+    stages, k, blocks = found_scheme.stages, found_scheme.connected, len(found_scheme)
     generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
-    return {
+    scheme, share = {
         "backbone": (Scheme.none(stages), "stage"),
         "org-full": (Scheme.full(stages), "none"),
         "share-full": (Scheme.full(stages), "stage"),
-        "ean": (found, "stage"),
+        "ean": (found_scheme, "stage"),
         "random": (Scheme.random(stages, generator, connected=k), "stage"),
-        "late": (Scheme.parse([i >= len(found) - k for i in range(len(found))], stages), "stage"),
+        "late": (Scheme.parse([i >= blocks - k for i in range(blocks)], stages), "stage"),
     }[form]
+    return run_retrain(task, scheme, config, seed, out, place, share, form)
+
+
+def read_scheme(scheme: Scheme | str, task: Task) -> Scheme:
+    """The scheme that a user means by bits, full, none, or the folder of a finished search."""
+    if scheme in ("full", "none"):
+        return getattr(Scheme, scheme)(task.stages)
+    if isinstance(scheme, str) and scheme and Path(scheme).is_dir():
+        scheme = finished(Path(scheme), "search")[1]["scheme"]
+    return Scheme.parse(scheme, task.stages)
 
 
 def finished(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from tyro.conf import Positional
 
 from ean_lib.pipeline import FORMS
 from ean_lib.runs import read_json, write_atomically
@@ -97,8 +98,15 @@ def plot(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def write_report(folders: Sequence[Path], out: Path) -> str:
-    """Write report.md, report.csv (every run) and report.png into out, and return the table."""
+def write_report(folders: Positional[tuple[Path, ...]], out: Path = Path("runs/report")) -> str:
+    """Compare finished retrainings: report.md, report.csv (every run) and report.png; the table is returned.
+
+    Example: ean report runs/cifar10-se runs/cifar10-dia --out runs/report
+
+    Args:
+        folders: Folders of `ean run` or `ean retrain`; they are searched to the bottom.
+        out: Where the report is written.
+    """
     frame = collect(folders)
     table = to_markdown(frame)
     write_atomically(out / "report.md", table)

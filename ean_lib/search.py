@@ -83,6 +83,9 @@ class SearchResult:
     history: list[dict[str, Any]]  # one record per step, see `search`
     config: SearchConfig
 
+    def __str__(self) -> str:
+        return f"{self.scheme} ({self.scheme.connected} of {len(self.scheme)} connected, value {self.value:.2f})"
+
     @property
     def best_so_far(self) -> list[float]:
         """The best objective after each of the evaluations, percent."""

@@ -114,6 +114,7 @@ def test_help_explains_and_shows_an_example(command: str, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert exit.value.code == 0
     assert f"Example: ean {command}" in shown and "(default:" in shown
+    assert ("--preset" in shown) == ("--epochs" in shown or ".epochs" in shown)  # what trains has presets
 
 
 def test_help_alone_lists_the_commands(capsys: pytest.CaptureFixture) -> None:

@@ -84,7 +84,8 @@ def test_a_search_augments_where_its_supernet_was_trained_so(
     task = pipeline.Task("tiny", "resnet20", "se", blocks=(1, 1), width=8)
     place = pipeline.Place(device="cpu", progress=False)
     made, found, config = tmp_path / "supernet", tmp_path / "search", TrainConfig(epochs=2, batch_size=16)
-    net = pipeline.run_supernet(task, dataclasses.replace(config, augment=augment), 0, made, place)
+    pipeline.run_supernet(task, dataclasses.replace(config, augment=augment), 0, made, place)
+    net = pipeline.load_network(made)
     values = pipeline.run_search(made, SearchConfig(method="exhaustive"), 0, found, place, recalibrate=40).values
     for flag in (True, False):
         scores = Scorer(net, data, recalibrate=40, augment=flag, device="cpu")(values)

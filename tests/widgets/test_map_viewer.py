@@ -158,5 +158,5 @@ def test_axe_finds_nothing_and_a_phone_shows_all(show, page, theme):
 def test_what_does_not_fit_together_is_refused(networks, images):
     with pytest.raises(ValueError, match="2 inputs, 2 pictures and 1 labels"):
         MapViewer(networks, images, images, [0], CLASSES)
-    with pytest.raises(ValueError, match="`name` must consist of letters"):
+    with pytest.raises(ValueError, match="name must be of letters"):
         MapViewer(networks, images, images, LABELS, CLASSES, name="<p>")

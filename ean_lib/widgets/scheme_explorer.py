@@ -155,7 +155,7 @@ def facts(net: AttentionResNet) -> dict[str, Any]:
 def check_table(table: Mapping[str, Any]) -> None:
     """Raise a ValueError unless the table names its stages and its lists have one entry per scheme."""
     if "stages" not in table:
-        raise ValueError("An explorer needs a table with the key 'stages', a network with data, or a scorer.")
+        raise ValueError("An explorer needs a table with the key 'stages', a network with data, or a search.")
     total = 2 ** len(Scheme.none(table["stages"]))
     for key in ("supernet", "extra_parameters", "extra_macs"):
         values = table.get(key) or {}

@@ -38,6 +38,7 @@ class MapViewer(PageWidget):
 
     Raises:
         ValueError: if pictures, labels and x are not equally many.
+        TraitError: if the name is no Python identifier.
     """
 
     _esm = Path(__file__).with_suffix(".js")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from typing import Any
 
 import anywidget
 import traitlets
-
-from ean_lib.checks import check
 
 HOST = """
 {
@@ -34,14 +31,7 @@ class PageWidget(anywidget.AnyWidget):
     `draw`. Traits that are tagged `page` are what the module finds in a page.
     """
 
-    name = traitlets.Unicode().tag(sync=True, page=True)
-
-    @traitlets.validate("name")
-    def _check_name(self, proposal: Any) -> str:
-        """It stands in an address and in a selector."""
-        fine = re.fullmatch(r"[A-Za-z0-9_-]+", proposal["value"]) is not None
-        check("name", proposal["value"], fine, "of letters, digits, - and _ only")
-        return proposal["value"]
+    name = traitlets.ObjectName().tag(sync=True, page=True)  # it stands in the page's address and in a selector
 
     def describe(self) -> str:
         """What the widget shows, in a sentence."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import traitlets
 
-from ean_lib.checks import check, check_choice
+from ean_lib.checks import check
 from ean_lib.data import Data
 from ean_lib.measure import count_macs, count_parameters
 from ean_lib.networks import AttentionResNet
@@ -34,8 +34,7 @@ def compact_search(result: SearchResult) -> dict[str, Any]:
     Raises:
         ValueError: if the search is by another method, whose steps have no probabilities.
     """
-    if result.method != "reinforce":
-        raise ValueError(f"Only a search by the method 'reinforce' can be replayed, not one by {result.method!r}.")
+    check("the method of a search to replay", result.method, result.method == "reinforce", "'reinforce'")
     steps = result.history
     return {
         "seed": result.config.seed,
@@ -63,13 +62,14 @@ class SchemeExplorer(PageWidget):
         scheme: the scheme that is shown, as a text; set it, or observe it.
 
     Raises:
-        ValueError: if the parts do not fit together.
+        ValueError: if table, network, search and scheme do not fit together.
+        TraitError: if the name is no Python identifier, or there is no such part to show.
     """
 
     _esm = Path(__file__).with_suffix(".js")
     _css = Path(__file__).with_suffix(".css")
     table = traitlets.Dict().tag(sync=True, page=True)
-    show = traitlets.List().tag(sync=True, page=True)
+    show = traitlets.List(traitlets.Enum(PARTS)).tag(sync=True, page=True)
     scheme = traitlets.Unicode().tag(sync=True, page=True)
     answers = traitlets.Dict().tag(sync=True, page=True)
     asked = traitlets.Dict().tag(sync=True)
@@ -80,8 +80,6 @@ class SchemeExplorer(PageWidget):
         data: Data | None = None, search: SearchResult | None = None,
         name: str = "explorer", scheme: Scheme | str | None = None, show: Sequence[str] = PARTS,
     ) -> None:  # fmt: skip
-        for part in show:
-            check_choice("part to show", part, PARTS)
         if (net is None) != (data is None):
             raise ValueError("A network is scored on data: give both `net` and `data`, or neither.")
         self._scorer = None if net is None else Scorer(net, data)
@@ -97,7 +95,7 @@ class SchemeExplorer(PageWidget):
         check_table(table)
         first = scheme or table.get("found") or [i == 0 for i in range(sum(table["stages"]))]
         scheme = str(Scheme.parse(first, table["stages"]))
-        super().__init__(name=name, table=table, show=list(show), scheme=scheme, live=net is not None)
+        super().__init__(name=name, table=table, show=show, scheme=scheme, live=net is not None)
 
     @traitlets.validate("scheme")
     def _check_scheme(self, proposal: Any) -> str:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from tiny import STAGES, tiny_data, tiny_net
+from traitlets import TraitError
 
 from ean_lib import Scheme, Scorer, SearchConfig, search
 from ean_lib.controller import Controller, ControllerConfig
@@ -652,12 +653,15 @@ def test_a_search_can_be_replayed_without_a_table():
         ({}, "needs a table"),
         ({"table": {"stages": [2, 2], "supernet": [1, 2]}}, "16 entries"),
         ({"table": {"stages": [2, 2], "supernet": {"1-11": 3}}}, "stages of"),
-        ({"table": {"stages": [2, 2]}, "name": "a b"}, "name must be of letters, digits"),
-        ({"table": {"stages": [2, 2]}, "show": ["plot"]}, "numbers, chart, search"),
+        ({"table": {"stages": [2, 2]}, "name": "a b"}, "valid object identifier in Python, not the str 'a b'"),
+        (
+            {"table": {"stages": [2, 2]}, "show": ["plot"]},
+            r"any of \['numbers', 'chart', 'search'\], not the str 'plot'",
+        ),
         ({"table": {"stages": [2, 2]}, "scheme": "111"}, "needs 4 bits"),
         ({"net": object()}, "both `net` and `data`"),
     ],
 )
 def test_bad_arguments_are_answered_with_a_sentence(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TraitError), match=message):
         SchemeExplorer(**options)

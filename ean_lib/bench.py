@@ -7,7 +7,6 @@ from such a folder. It is the referee of a search: who knows all values can say 
 import dataclasses
 import hashlib
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -73,7 +72,7 @@ class Bench:
     @property
     def columns(self) -> list[str]:
         """What `values` can be asked for."""
-        return list(dict.fromkeys(m[1] for name in self.table if (m := re.fullmatch(r"(.+)_\d+", name))))
+        return list(self.table.filter(regex=r"_\d+$").columns.str.rsplit("_", n=1).str[0].unique())
 
     def values(self, column: str) -> pd.DataFrame:
         """Accuracies in %, a row per scheme that has them all and a column per seed.
@@ -85,8 +84,8 @@ class Bench:
             ValueError: if there is no such column.
         """
         check_choice("column", column, self.columns)
-        chosen = [name for name in self.table if re.fullmatch(rf"{column}_\d+", name)]
-        return self.table[chosen].rename(columns=lambda name: int(name.rsplit("_", 1)[1])).dropna()
+        chosen = self.table.filter(regex=rf"^{column}_\d+$").dropna()
+        return chosen.rename(columns=lambda name: int(name.rsplit("_", 1)[1]))
 
     def reward(self, column: str, seed: int | None = None) -> Callable[[Sequence[Scheme]], list[float]]:
         """A reward for `search` that is looked up: of one seed, or the mean over the seeds.
@@ -164,7 +163,7 @@ def run_bench(
     for seed in seeds:
         for kind in supernets:
             config = dataclasses.replace(supernet, **SUPERNETS[kind])
-            jobs.append(partial(run_scores, task, config, seed, RECALIBRATE, out=out / "supernets" / f"{kind}-{seed}"))
+            jobs.append(partial(run_scores, task, config, seed, out=out / "supernets" / f"{kind}-{seed}"))
         for scheme in chosen:
             where = out / "alone" / f"{scheme}-{seed}"
             jobs.append(partial(run_retrain, task, scheme, train, seed, out=where, hold_out=True))
@@ -174,12 +173,11 @@ def run_bench(
 
     costs = finished(out / "costs", "costs")[1]
     table = pd.DataFrame.from_dict(costs, orient="index", columns=["parameters", "macs", "median_ms"])
-    table.insert(0, "connected", [text.count("1") for text in table.index])
+    table.insert(0, "connected", table.index.str.count("1"))
     for seed in seeds:
-        for scheme in chosen:
-            result = finished(out / "alone" / f"{scheme}-{seed}", "retrain")[1]
-            for part in ("val", "test"):
-                table.loc[str(scheme), f"{part}_{seed}"] = result[f"{part}_accuracy"]
+        alone = {str(scheme): finished(out / "alone" / f"{scheme}-{seed}", "retrain")[1] for scheme in chosen}
+        for part in ("val", "test"):
+            table[f"{part}_{seed}"] = pd.Series({text: run[f"{part}_accuracy"] for text, run in alone.items()})
         for kind in supernets:
             scores = finished(out / "supernets" / f"{kind}-{seed}" / "scores", "scores")[1]
             table[f"{kind}_{seed}"] = pd.Series(scores["own"])
@@ -207,17 +205,16 @@ def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
     return [schemes[i] for i in order[:count].tolist()]
 
 
-def run_scores(task: Task, config: TrainConfig, seed: int, recalibrate: int, out: Path, place: Place) -> None:
+def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, place: Place) -> None:
     """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
     run_supernet(task, config, seed, out, place)
     net = load_network(out)
-    run, data = open_run(out / "scores", "scores", task, place, seed, recalibrate=recalibrate)
+    run, data = open_run(out / "scores", "scores", task, place, seed, recalibrate=RECALIBRATE)
     if not run.finished:
         schemes, scores = list(Scheme.all_of(net.stages)), {}
-        for name, images in (("own", None), ("recalibrated", recalibrate)):
+        for name, images in (("own", None), ("recalibrated", RECALIBRATE)):
             scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=place.device)
-            values = scorer(schemes)
-            scores[name] = dict(zip(map(str, schemes), values, strict=True))
+            scores[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
         run.finish(scores)
     run.close()
 

@@ -1,17 +1,18 @@
-"""How a widget gets into a published page: its module, its state and a host of ten lines in one text, and no kernel."""
+"""What the widgets share: beside a kernel they are anywidgets, and in a published page they need no kernel."""
 
 from __future__ import annotations
 
 import html
 import json
-import re
-from collections.abc import Mapping
 from typing import Any
+
+import anywidget
+import traitlets
 
 HOST = """
 {
   const place = document.querySelector(".ean-place[data-name='NAME']:not([data-started])");
-  const state = JSON.parse(place.querySelector("script").textContent);
+  const state = { linked: true, ...JSON.parse(place.querySelector("script").textContent) };
   const listeners = {};
   const on = (event, listener) => (listeners[event] ??= []).push(listener);
   const off = (event, gone) => (listeners[event] = listeners[event].filter((listener) => listener !== gone));
@@ -23,29 +24,37 @@ HOST = """
 """
 
 
-def check_name(name: str) -> str:
-    """The name, if it can stand in an address and a selector; `ValueError` otherwise."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"`name` must consist of letters, digits, - and _, but it is {name!r}.")
-    return name
+class PageWidget(anywidget.AnyWidget):
+    """A widget that is complete in itself in a page: its module, its state and a host of ten lines, in one text.
 
-
-def page_form(state: Mapping[str, Any], module: Any, style: Any, picture: str, sentence: str) -> str:
-    """The HTML of a widget for a page without a kernel: all of it is in this text, and nothing is asked of any host.
-
-    Args:
-        state: what the module asks its model for; `name` among it.
-        module, style: the widget's ES module with a function `render`, and its CSS.
-        picture: HTML that stands in the widget's place until it has started, and wherever scripts are off.
-        sentence: stands below the picture, as plain text.
+    A subclass has an ES module `_esm` with a function `render`, its style `_css`, and the two methods `describe` and
+    `draw`. Traits that are tagged `page` are what the module finds in a page.
     """
-    text = json.dumps(state, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    for character in "<>&\u2028\u2029":  # so that no string of the data can end the script element
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return (
-        f"<style>\n{style}</style>\n"
-        f'<div class="ean-place" data-name="{state["name"]}">\n'
-        f'<script type="application/json">{text}</script>\n'
-        f"{picture}\n<p>{html.escape(sentence)}</p>\n</div>\n"
-        f'<script type="module">\n{module}{HOST.replace("NAME", state["name"])}</script>\n'
-    )
+
+    name = traitlets.ObjectName().tag(sync=True, page=True)  # it stands in the page's address and in a selector
+
+    def describe(self) -> str:
+        """What the widget shows, in a sentence."""
+        raise NotImplementedError
+
+    def draw(self) -> str:
+        """HTML that stands in the widget's place until its module has started, and wherever scripts are off."""
+        raise NotImplementedError
+
+    def to_html(self) -> str:
+        """The widget for a page without a kernel: all of it is in this text, and nothing is asked of any host."""
+        state = json.dumps(self.trait_values(page=True), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        state = state.replace("<", "\\u003c")  # so that no string of the data can end the script element
+        sentence = html.escape(f"{self.describe()} Where scripts run, it can be explored here.")
+        return (
+            f"<style>\n{self._css}</style>\n"
+            f'<div class="ean-place" data-name="{self.name}">\n'
+            f'<script type="application/json">{state}</script>\n'
+            f"{self.draw()}\n<p>{sentence}</p>\n</div>\n"
+            f'<script type="module">\n{self._esm}{HOST.replace("NAME", self.name)}</script>\n'
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The widget for a live kernel; a page's form; and, where neither is shown, a sentence."""
+        bundle, metadata = super()._repr_mimebundle_(**kwargs)
+        return bundle | {"text/plain": self.describe(), "text/html": self.to_html()}, metadata

@@ -7,14 +7,13 @@ output's text/html form embeds the module, the table and a host of ten lines, an
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 
+from ean_lib.checks import check
 from ean_lib.data import Data
 from ean_lib.measure import count_macs, count_parameters
 from ean_lib.networks import AttentionResNet
@@ -23,8 +22,8 @@ from ean_lib.runs import read_json
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchResult
 from ean_lib.supernet import Scorer
-from ean_lib.widgets.page import check_name, page_form
-from ean_lib.widgets.picture import draw_png, draw_svg
+from ean_lib.widgets.page import PageWidget
+from ean_lib.widgets.picture import draw_scheme
 
 PARTS = ("numbers", "chart", "search")
 
@@ -35,8 +34,7 @@ def compact_search(result: SearchResult) -> dict[str, Any]:
     Raises:
         ValueError: if the search is by another method, whose steps have no probabilities.
     """
-    if result.method != "reinforce":
-        raise ValueError(f"Only a search by the method 'reinforce' can be replayed, not one by {result.method!r}.")
+    check("the method of a search to replay", result.method, result.method == "reinforce", "'reinforce'")
     steps = result.history
     return {
         "seed": result.config.seed,
@@ -48,15 +46,14 @@ def compact_search(result: SearchResult) -> dict[str, Any]:
     }
 
 
-class SchemeExplorer(anywidget.AnyWidget):
+class SchemeExplorer(PageWidget):
     """An interactive drawing of a network's connection scheme, with accuracy and cost.
 
     Args:
         table: what is known of the schemes, as `tools/make_explorer_table.py` writes it: the file or its content.
         net: a supernet. The schemes chosen are then scored by Python, once each.
-        data: what a `Scorer` of net scores on.
-        scorer: an existing `Scorer` instead of net and data; what it has scored is shown at once.
-        search: a search by the controller, to be replayed.
+        data: what net is scored on, by a `Scorer`.
+        search: a search by the controller, to be replayed; what it has scored is shown at once.
         name: of this explorer among those of a page; part of the address that links to a state.
         scheme: shown first; None: the one that the search found, or else the first block alone.
         show: which parts stand below the network, of "numbers", "chart" and "search".
@@ -65,56 +62,40 @@ class SchemeExplorer(anywidget.AnyWidget):
         scheme: the scheme that is shown, as a text; set it, or observe it.
 
     Raises:
-        ValueError: if the parts do not fit together.
+        ValueError: if table, network, search and scheme do not fit together.
+        TraitError: if the name is no Python identifier, or there is no such part to show.
     """
 
     _esm = Path(__file__).with_suffix(".js")
     _css = Path(__file__).with_suffix(".css")
-    name = traitlets.Unicode().tag(sync=True)
-    table = traitlets.Dict().tag(sync=True)
-    show = traitlets.List().tag(sync=True)
-    scheme = traitlets.Unicode().tag(sync=True)
-    live = traitlets.Bool(False).tag(sync=True)
+    table = traitlets.Dict().tag(sync=True, page=True)
+    show = traitlets.List(traitlets.Enum(PARTS)).tag(sync=True, page=True)
+    scheme = traitlets.Unicode().tag(sync=True, page=True)
+    answers = traitlets.Dict().tag(sync=True, page=True)
     asked = traitlets.Dict().tag(sync=True)
-    answers = traitlets.Dict().tag(sync=True)
+    live = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
         self, table: Mapping[str, Any] | Path | str | None = None, *, net: AttentionResNet | None = None,
-        data: Data | None = None, scorer: Scorer | None = None, search: SearchResult | None = None,
+        data: Data | None = None, search: SearchResult | None = None,
         name: str = "explorer", scheme: Scheme | str | None = None, show: Sequence[str] = PARTS,
     ) -> None:  # fmt: skip
-        check_name(name)
-        if not set(show) <= set(PARTS):
-            raise ValueError(f"`show` must name some of {', '.join(PARTS)}, but it is {list(show)!r}.")
-        if (net is None) != (data is None) and scorer is None:
+        if (net is None) != (data is None):
             raise ValueError("A network is scored on data: give both `net` and `data`, or neither.")
-        self._scorer = Scorer(net, data) if net is not None and scorer is None else scorer
-        content = dict(read_json(Path(table)) if isinstance(table, Path | str) else table or {})
-        if self._scorer is not None:
-            content = self._table_of_scorer(content)
+        self._scorer = None if net is None else Scorer(net, data)
+        table = dict(read_json(Path(table)) if isinstance(table, Path | str) else table or {})
+        if net is not None:
+            table = facts(net) | table | {"supernet": {}}
+            fits = list(table["stages"]) == list(net.stages)
+            check("the table's stages", table["stages"], fits, f"those of the network, {list(net.stages)}")
         if search is not None:
-            values = content.get("supernet") or {}
-            values = values if isinstance(values, Sequence) else values | search.values
-            content |= {"search": compact_search(search), "found": str(search.scheme), "supernet": values}
-            content.setdefault("stages", list(search.scheme.stages))
-        check_table(content)
-        first = scheme or content.get("found") or [i == 0 for i in range(sum(content["stages"]))]
-        scheme = str(Scheme.parse(first, content["stages"]))
-        super().__init__(name=name, table=content, show=list(show), scheme=scheme, live=self._scorer is not None)
-
-    def _table_of_scorer(self, content: dict[str, Any]) -> dict[str, Any]:
-        """What the scorer's network is, and what it has scored so far, on top of a table."""
-        net = self._scorer.net
-        stages = list(net.stages)
-        if content.get("stages", stages) != stages:
-            raise ValueError(f"The table is for stages {content['stages']}, but the network has {stages}.")
-        module = next((m for *_, m in net.connections() if m is not None), None)
-        attention = type(module).__name__.lower() if module is not None else ""
-        scored = {str(scheme): value for scheme, value in self._scorer.known.items()}
-        base = {"title": "a network in this notebook", "attention": attention, "stages": stages}
-        if stages == [3, 4, 6, 3] and attention in PUBLISHED_SCHEMES:
-            base["published"] = str(PUBLISHED_SCHEMES[attention])
-        return base | content | {"supernet": scored}
+            table = {"stages": list(search.scheme.stages)} | table
+            table |= {"search": compact_search(search), "found": str(search.scheme)}
+            table["supernet"] = table.get("supernet") or search.values
+        check_table(table)
+        first = scheme or table.get("found") or [i == 0 for i in range(sum(table["stages"]))]
+        scheme = str(Scheme.parse(first, table["stages"]))
+        super().__init__(name=name, table=table, show=show, scheme=scheme, live=net is not None)
 
     @traitlets.validate("scheme")
     def _check_scheme(self, proposal: Any) -> str:
@@ -138,17 +119,11 @@ class SchemeExplorer(anywidget.AnyWidget):
         """Extra parameters and multiply-accumulates of the pruned network, over those of the backbone."""
         image = next(iter(self._scorer.split.batches(1)))[0]
         pruned = [self._scorer.net.prune(asked) for asked in (scheme, Scheme.none(scheme.stages))]
-        own, backbone = [(count_parameters(net), count_macs(net.fuse().cpu(), image.shape)) for net in pruned]
+        own, backbone = [(count_parameters(net), count_macs(net.fuse(), image.shape)) for net in pruned]
         return own[0] - backbone[0], own[1] - backbone[1]
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The widget for a live kernel; a page's form; and, where neither runs, a picture and a sentence."""
-        bundle, metadata = super()._repr_mimebundle_(**kwargs)
-        png = b64encode(draw_png(Scheme.parse(self.scheme), str(self.table.get("attention", "")))).decode()
-        return bundle | {"image/png": png, "text/plain": self.describe(), "text/html": self.to_html()}, metadata
-
     def describe(self) -> str:
-        """The scheme shown, in a sentence."""
+        """The scheme shown, and its accuracy where it is known."""
         scheme = Scheme.parse(self.scheme)
         values = self.table.get("supernet") or {}
         if isinstance(values, Sequence):
@@ -157,27 +132,33 @@ class SchemeExplorer(anywidget.AnyWidget):
         accuracy = "" if value is None else f", {value:.2f}% in the supernet"
         return f"Scheme {scheme}: {scheme.connected} of {len(scheme)} blocks connected{accuracy}."
 
-    def to_html(self) -> str:
-        """The explorer for a page without a kernel: all of it is in this text, and nothing is asked of any host.
+    def draw(self) -> str:
+        """The network as an SVG."""
+        return draw_scheme(Scheme.parse(self.scheme), str(self.table.get("attention", "")), self.describe())
 
-        Until the module has started, and wherever scripts are off, a picture and a sentence stand in its place.
-        """
-        known = {text: answer for text, answer in self.answers.items() if "error" not in answer}
-        state = {"name": self.name, "table": self.table, "show": self.show, "scheme": self.scheme, "linked": True}
-        picture = draw_svg(Scheme.parse(self.scheme), str(self.table.get("attention", "")), self.describe())
-        sentence = "Where scripts run, this is an explorer: each block can be connected and disconnected."
-        return page_form(state | {"answers": known}, self._esm, self._css, picture, f"{self.describe()} {sentence}")
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle, metadata = super()._repr_mimebundle_(**kwargs)
+        return bundle | {"image/svg+xml": self.draw()}, metadata
+
+
+def facts(net: AttentionResNet) -> dict[str, Any]:
+    """What a table says of a network; a published scheme is of use to the explorer where it fits the stages."""
+    modules = [type(module).__name__.lower() for *_, module in net.connections() if module is not None]
+    attention = modules[0] if modules else ""
+    published = str(PUBLISHED_SCHEMES.get(attention, ""))
+    stages = list(net.stages)
+    return {"title": "a network in this notebook", "attention": attention, "stages": stages, "published": published}
 
 
 def check_table(table: Mapping[str, Any]) -> None:
     """Raise a ValueError unless the table names its stages and its lists have one entry per scheme."""
     if "stages" not in table:
-        raise ValueError("An explorer needs a table with the key 'stages', a network with data, or a scorer.")
+        raise ValueError("An explorer needs a table with the key 'stages', a network with data, or a search.")
     total = 2 ** len(Scheme.none(table["stages"]))
     for key in ("supernet", "extra_parameters", "extra_macs"):
-        values = table.get(key)
-        if isinstance(values, list) and len(values) != total:
-            raise ValueError(f"The table's {key!r} must have {total} entries, one per scheme, but has {len(values)}.")
+        values = table.get(key) or {}
         if isinstance(values, Mapping):
             for text in values:
                 Scheme.parse(text, table["stages"])
+        elif len(values) != total:
+            raise ValueError(f"The table's {key!r} must have {total} entries, one per scheme, but has {len(values)}.")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from tiny import STAGES, tiny_data, tiny_net
+from traitlets import TraitError
 
 from ean_lib import Scheme, Scorer, SearchConfig, search
 from ean_lib.controller import Controller, ControllerConfig
@@ -577,7 +578,7 @@ def test_an_output_has_the_widget_a_page_a_picture_and_a_sentence(table):
     bundle, _ = explorer._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
     assert bundle["text/plain"] == "Scheme 10-00-00: 1 of 6 blocks connected, 95.01% in the supernet."
-    assert bundle["image/png"].startswith("iVBOR")
+    assert bundle["image/svg+xml"] == explorer.draw() and bundle["image/svg+xml"].startswith("<svg")
     assert bundle["text/html"] == SchemeExplorer(table, scheme="10-00-00").to_html()  # the same each time
     assert explorer.model_id not in bundle["text/html"]
 
@@ -624,17 +625,16 @@ def test_an_error_in_python_goes_to_the_page_and_the_next_request_is_answered():
     assert explorer.answers["nonsense"]["error"].startswith("ValueError")
 
 
-def test_what_a_scorer_has_scored_is_in_the_table():
+def test_what_a_search_has_scored_is_in_the_table_of_its_supernet():
     net, data = tiny_net("se"), tiny_data()
-    scorer = Scorer(net, data)
-    schemes = list(Scheme.all_of(STAGES))[:5]
-    explorer = SchemeExplorer(scorer=scorer, scheme="11-11-1")
-    assert explorer.table["supernet"] == {}
-    values = scorer(schemes)
-    explorer = SchemeExplorer(scorer=scorer)
-    assert explorer.table["supernet"] == {str(s): v for s, v in zip(schemes, values, strict=True)}
-    assert explorer.table["stages"] == list(STAGES)
+    found = search(Scorer(net, data), STAGES, SearchConfig(steps=2))
+    explorer = SchemeExplorer({"supernet": [0.0] * 32, "note": "kept"}, net=net, data=data, search=found)
+    assert explorer.table["supernet"] == found.values and explorer.table["note"] == "kept"
+    assert explorer.table["stages"] == list(STAGES) and explorer.table["attention"] == "se"
     assert explorer.live
+    assert SchemeExplorer(net=net, data=data).table["supernet"] == {}
+    with pytest.raises(ValueError, match=r"stages must be those of the network, \[2, 2, 1\]"):
+        SchemeExplorer({"stages": [2, 2, 2]}, net=net, data=data)
 
 
 def test_a_search_can_be_replayed_without_a_table():
@@ -653,12 +653,15 @@ def test_a_search_can_be_replayed_without_a_table():
         ({}, "needs a table"),
         ({"table": {"stages": [2, 2], "supernet": [1, 2]}}, "16 entries"),
         ({"table": {"stages": [2, 2], "supernet": {"1-11": 3}}}, "stages of"),
-        ({"table": {"stages": [2, 2]}, "name": "a b"}, "letters, digits"),
-        ({"table": {"stages": [2, 2]}, "show": ["plot"]}, "numbers, chart, search"),
+        ({"table": {"stages": [2, 2]}, "name": "a b"}, "valid object identifier in Python, not the str 'a b'"),
+        (
+            {"table": {"stages": [2, 2]}, "show": ["plot"]},
+            r"any of \['numbers', 'chart', 'search'\], not the str 'plot'",
+        ),
         ({"table": {"stages": [2, 2]}, "scheme": "111"}, "needs 4 bits"),
         ({"net": object()}, "both `net` and `data`"),
     ],
 )
 def test_bad_arguments_are_answered_with_a_sentence(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TraitError), match=message):
         SchemeExplorer(**options)

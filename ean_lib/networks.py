@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import conv1x1, conv3x3  # without bias, since a BatchNorm follows
+from torchvision.models import resnet
 
 from ean_lib.attention import create_attention
 from ean_lib.attention.common import State
@@ -31,57 +31,13 @@ from ean_lib.schemes import Scheme
 Gate = bool | Tensor
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A residual network without attention: which images it is for, its block and its blocks per stage."""
-
-    family: Literal["cifar", "imagenet"]
-    bottleneck: bool
-    blocks: tuple[int, ...]
-
-
-BACKBONES: dict[str, Backbone] = {
-    "resnet20": Backbone("cifar", False, (3, 3, 3)),
-    "resnet56": Backbone("cifar", False, (9, 9, 9)),
-    "resnet110": Backbone("cifar", False, (18, 18, 18)),
-    "resnet164": Backbone("cifar", True, (18, 18, 18)),
-    "resnet18": Backbone("imagenet", False, (2, 2, 2, 2)),
-    "resnet34": Backbone("imagenet", False, (3, 4, 6, 3)),
-    "resnet50": Backbone("imagenet", True, (3, 4, 6, 3)),
-    "resnet101": Backbone("imagenet", True, (3, 4, 23, 3)),
-}
-
-
 class Block(nn.Module):
-    """One residual block, basic or bottleneck, with torchvision's parameter names.
-
-    Args:
-        inputs: channels that come in.
-        planes: channels of the 3x3 convolutions; a bottleneck gives out four times as many.
-        stride: of the first 3x3 convolution.
-        bottleneck: 1x1, 3x3, 1x1 instead of 3x3, 3x3.
-    """
-
-    def __init__(self, inputs: int, planes: int, stride: int, bottleneck: bool) -> None:
-        super().__init__()
-        self.bottleneck = bottleneck
-        outputs = planes * (4 if bottleneck else 1)
-        self.conv1 = conv1x1(inputs, planes) if bottleneck else conv3x3(inputs, planes, stride)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv3x3(planes, planes, stride if bottleneck else 1)
-        self.bn2 = nn.BatchNorm2d(planes)
-        if bottleneck:
-            self.conv3 = conv1x1(planes, outputs)
-            self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-        self.out_channels = outputs
+    """What the attention needs of a residual block: its branch f(x) and its shortcut, each by itself."""
 
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch f(x), up to and including its last BatchNorm."""
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return self.bn3(self.conv3(torch.relu(y))) if self.bottleneck else y
+        return self.bn3(self.conv3(torch.relu(y))) if isinstance(self, resnet.Bottleneck) else y
 
     def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
@@ -89,6 +45,35 @@ class Block(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """relu(shortcut(x) + y), where y is f(x), or what attention has made of it."""
         return torch.relu(self.shortcut(x) + (self.branch(x) if y is None else y))
+
+
+class BasicBlock(Block, resnet.BasicBlock):
+    """torchvision's two 3x3 convolutions."""
+
+
+class Bottleneck(Block, resnet.Bottleneck):
+    """torchvision's 1x1, 3x3 and 1x1 convolutions; the last gives out four times as many channels."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A residual network without attention: which images it is for, its kind of block and its blocks per stage."""
+
+    family: Literal["cifar", "imagenet"]
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, ...]
+
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet20": Backbone("cifar", BasicBlock, (3, 3, 3)),
+    "resnet56": Backbone("cifar", BasicBlock, (9, 9, 9)),
+    "resnet110": Backbone("cifar", BasicBlock, (18, 18, 18)),
+    "resnet164": Backbone("cifar", Bottleneck, (18, 18, 18)),
+    "resnet18": Backbone("imagenet", BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Backbone("imagenet", BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Backbone("imagenet", Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Backbone("imagenet", Bottleneck, (3, 4, 23, 3)),
+}
 
 
 def connect(module: nn.Module | None, gate: Gate, y: Tensor, state: State) -> tuple[Tensor, State]:
@@ -124,13 +109,16 @@ class Stage(nn.Module):
     nothing else, so every parameter has exactly one key in the state_dict.
     """
 
-    def __init__(self, inputs: int, planes: int, depth: int, stride: int, bottleneck: bool) -> None:
+    def __init__(self, inputs: int, planes: int, depth: int, stride: int, block: type[Block]) -> None:
         super().__init__()
+        self.depth, self.out_channels = depth, planes * block.expansion
         for i in range(depth):
-            block = Block(inputs, planes, stride if i == 0 else 1, bottleneck)
-            self.add_module(str(i), block)
-            inputs = block.out_channels
-        self.depth, self.out_channels = depth, inputs
+            downsample = None
+            if stride != 1 or inputs != self.out_channels:
+                convolution = resnet.conv1x1(inputs, self.out_channels, stride)
+                downsample = nn.Sequential(convolution, nn.BatchNorm2d(self.out_channels))
+            self.add_module(str(i), block(inputs, planes, stride, downsample))
+            inputs, stride = self.out_channels, 1
         self.attention: nn.Module | None = None
 
     @property
@@ -323,7 +311,7 @@ def build_network(
         conv1 = nn.Conv2d(3, width, size, stem_stride, padding, bias=False)
         channels, stages = width, []
         for s, depth in enumerate(depths):
-            stages.append(Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.bottleneck))
+            stages.append(Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.block))
             channels = stages[-1].out_channels
         net = AttentionResNet(conv1, maxpool, stages, num_classes, wanted)
         for module in net.modules():

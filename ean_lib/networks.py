@@ -295,11 +295,10 @@ def build_network(
     check_number("stem_stride", stem_stride, low=1, whole=True)
     # The backward pass of narrower strided 1x1 convolutions in channels-last order crashes PyTorch 2.15 on CPUs.
     check_number("width", width, low=8, whole=True)
-    wanted = Scheme.none(depths) if attention is None else Scheme.full(depths)
-    if scheme is not None:
-        wanted = Scheme.parse(scheme, depths)
-    if attention is None and wanted.connected:
-        raise ValueError(f"scheme {wanted} connects blocks, but attention is None; name an attention module")
+    default = Scheme.none if attention is None else Scheme.full
+    scheme = default(depths) if scheme is None else Scheme.parse(scheme, depths)
+    if attention is None and scheme.connected:
+        raise ValueError(f"scheme {scheme} connects blocks, but attention is None; name an attention module")
     kwargs = dict(attention_kwargs or {})
     if attention == "dia" and cifar:
         kwargs.setdefault("rd_ratio", 1 / 4)  # DIANet's; its 1 / 20 is for ImageNet
@@ -313,7 +312,7 @@ def build_network(
         for s, depth in enumerate(depths):
             stages.append(Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.block))
             channels = stages[-1].out_channels
-        net = AttentionResNet(conv1, maxpool, stages, num_classes, wanted)
+        net = AttentionResNet(conv1, maxpool, stages, num_classes, scheme)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does

@@ -147,16 +147,19 @@ class AttentionResNet(nn.Module):
         scheme: the connections used when ``forward`` is given none.
     """
 
-    def __init__(
-        self, conv1: nn.Conv2d, maxpool: nn.Module, stages: Sequence[Stage], num_classes: int, scheme: Scheme
-    ) -> None:
+    def __init__(self, spec: Backbone, scheme: Scheme, num_classes: int, width: int, stem_stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1, self.maxpool = conv1, nn.BatchNorm2d(conv1.out_channels), maxpool
-        for s, stage in enumerate(stages, start=1):
-            self.add_module(f"layer{s}", stage)
-        self.fc = nn.Linear(stages[-1].out_channels, num_classes)
-        self.stages = tuple(stage.depth for stage in stages)
-        self.scheme = scheme
+        size = 3 if spec.family == "cifar" else 7
+        self.conv1 = nn.Conv2d(3, width, size, stem_stride, size // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.Identity() if spec.family == "cifar" else nn.MaxPool2d(3, 2, 1)
+        channels = width
+        for s, depth in enumerate(scheme.stages):
+            stage = Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.block)
+            self.add_module(f"layer{s + 1}", stage)
+            channels = stage.out_channels
+        self.fc = nn.Linear(channels, num_classes)
+        self.stages, self.scheme = scheme.stages, scheme
 
     def stage_modules(self) -> list[Stage]:
         return [self.get_submodule(f"layer{s}") for s in range(1, len(self.stages) + 1)]
@@ -306,18 +309,12 @@ def build_network(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        size, padding, maxpool = (3, 1, nn.Identity()) if cifar else (7, 3, nn.MaxPool2d(3, 2, 1))
-        conv1 = nn.Conv2d(3, width, size, stem_stride, padding, bias=False)
-        channels, stages = width, []
-        for s, depth in enumerate(depths):
-            stages.append(Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.block))
-            channels = stages[-1].out_channels
-        net = AttentionResNet(conv1, maxpool, stages, num_classes, scheme)
+        net = AttentionResNet(spec, scheme, num_classes, width, stem_stride)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
         if attention is not None:
-            for stage in stages:
+            for stage in net.stage_modules():
                 make = partial(create_attention, attention, stage.out_channels, **kwargs)
                 own = share == "none"
                 stage.attention = nn.ModuleDict({str(i): make() for i in range(stage.depth)}) if own else make()

@@ -129,12 +129,11 @@ def _target_values(scores: Any, targets: Targets, count: int) -> Tensor:
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != count:
         raise ValueError(f"the network gives {_kind(scores)}, not ({count}, classes); give a function as `targets`")
     index = scores.argmax(1) if targets is None else torch.as_tensor(targets, device=scores.device)
-    index = index.expand(count) if index.dim() == 0 else index
-    if index.shape != (count,) or index.is_floating_point() or index.dtype == torch.bool:
+    if index.shape not in ((), (count,)) or index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(f"`targets` must be one class index per image, ({count},), not {_kind(index)}")
     classes = scores.shape[1]
     check("`targets`", index.tolist(), index.min() >= 0 and index.max() < classes, f"in 0..{classes - 1}")
-    return scores.gather(1, index.long()[:, None])[:, 0]
+    return scores.gather(1, index.long().expand(count)[:, None])[:, 0]
 
 
 def _stretch(maps: Tensor) -> Tensor:

@@ -103,9 +103,8 @@ def latency(
         The times of a forward pass (rounds,), one per round, in milliseconds, by name.
 
     Raises:
-        ValueError: if there is no network, a number is out of range, or there is no such device.
+        ValueError: if a number is out of range, or there is no such device.
     """
-    check("the networks to time", networks, bool(networks), "at least one, by name")
     check_number("rounds", rounds, low=1, whole=True)
     _check_shape(input_shape)
     target = find_device(device)
@@ -142,7 +141,7 @@ def measure(
         rounds: timings of each network.
 
     Raises:
-        ValueError: as `latency`.
+        ValueError: if there is no network, and as `latency`.
     """
     check("the networks to measure", networks, bool(networks), "at least one, by name")
     pruned = [n.prune() if isinstance(n, AttentionResNet) else n for n in (backbone, *networks.values())]

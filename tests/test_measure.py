@@ -157,7 +157,6 @@ def test_a_measurement_is_of_the_pruned_and_fused_network():
 
 
 BAD = {
-    "no network": (({}, SHAPE), {}, "the networks to time must be at least one"),
     "flat shape": (({"a": Tiny()}, (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
     "empty batch": (({"a": Tiny()}, (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),
     "a number": (({"a": Tiny()}, 32), {}, "input_shape must be four positive integers .* got 32"),

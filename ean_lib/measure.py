@@ -9,7 +9,6 @@ convolutions.
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,19 +87,18 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def latency(
-    networks: Mapping[str, nn.Module], input_shape: Sequence[int], device: str | torch.device = "auto", *,
-    rounds: int = 20,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    networks: Sequence[nn.Module], input_shape: Sequence[int], device: str | torch.device = "auto", *, rounds: int = 20
+) -> np.ndarray:
     """Time the forward passes of networks in turn, as they are but in eval mode, on copies.
 
     Args:
-        networks: by name; the backbone should be one of them.
+        networks: the backbone should be one of them.
         input_shape: (B, C, H, W) of the random input, which is float32 and in channels-last order.
         device: "auto" takes a GPU if there is one. GPU time is waited for.
         rounds: timings of each network. The order is shifted by one network from round to round.
 
     Returns:
-        The times of a forward pass (rounds,), one per round, in milliseconds, by name.
+        The times of a forward pass (networks, rounds), in milliseconds.
 
     Raises:
         ValueError: if a number is out of range, or there is no such device.
@@ -110,20 +108,17 @@ def latency(
     target = find_device(device)
     x = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     x = x.to(target, memory_format=torch.channels_last)
-    timers = {}
-    for name, net in networks.items():
+    timers = []
+    for net in networks:
         net = copy.deepcopy(net).eval().to(target, memory_format=torch.channels_last)
-        timers[name] = Timer("net(x)", globals={"net": net, "x": x}, num_threads=torch.get_num_threads())
-    times = {name: np.empty(rounds) for name in networks}
+        timers.append(Timer("net(x)", globals={"net": net, "x": x}, num_threads=torch.get_num_threads()))
+    times = np.empty((len(timers), rounds))
     with torch.inference_mode():
         # timeit waits for the GPU before and after, and makes a few passes of its own first.
-        once = {name: timer.timeit(WARMUP).median for name, timer in timers.items()}
-        names = deque(networks)
+        passes = [max(1, min(1000, round(BLOCK_S / timer.timeit(WARMUP).median))) for timer in timers]
         for number in range(rounds):
-            for name in names:
-                passes = max(1, min(1000, round(BLOCK_S / once[name])))
-                times[name][number] = 1000 * timers[name].timeit(passes).median
-            names.rotate(-1)
+            for i in np.roll(range(len(timers)), -number):
+                times[i, number] = 1000 * timers[i].timeit(passes[i]).median
     return times
 
 
@@ -147,7 +142,7 @@ def measure(
     pruned = [n.prune() if isinstance(n, AttentionResNet) else n for n in (backbone, *networks.values())]
     fused = [n.fuse() if isinstance(n, AttentionResNet) else n for n in pruned]
     target = find_device(device)
-    times = latency(dict(enumerate(fused)), input_shape, target, rounds=rounds)
+    times = latency(fused, input_shape, target, rounds=rounds)
     parameters = [count_parameters(net) for net in pruned]
     macs = [count_macs(net, input_shape) for net in fused]
     _, backbone_ms, _ = quartiles(times[0])

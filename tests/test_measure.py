@@ -108,13 +108,12 @@ def quick(monkeypatch):
 
 
 def test_latency_times_every_network_in_every_round_and_leaves_it_alone(quick):
-    networks = {"tiny": Tiny(), "bigger": nn.Sequential(Tiny(), nn.Linear(5, 5))}
-    before = {key: value.clone() for key, value in networks["tiny"].state_dict().items()}
-    times = latency(networks, SHAPE, "cpu", rounds=3)
-    assert list(times) == ["tiny", "bigger"]
-    assert all(values.shape == (3,) and (values > 0).all() for values in times.values())
-    assert networks["tiny"].training
-    assert all(torch.equal(value, before[key]) for key, value in networks["tiny"].state_dict().items())
+    tiny = Tiny()
+    before = {key: value.clone() for key, value in tiny.state_dict().items()}
+    times = latency([tiny, nn.Sequential(Tiny(), nn.Linear(5, 5))], SHAPE, "cpu", rounds=3)
+    assert times.shape == (2, 3) and (times > 0).all()
+    assert tiny.training
+    assert all(torch.equal(value, before[key]) for key, value in tiny.state_dict().items())
 
 
 def test_networks_take_turns_and_the_order_shifts_from_round_to_round(quick):
@@ -130,7 +129,7 @@ def test_networks_take_turns_and_the_order_shifts_from_round_to_round(quick):
                 calls.append(self.name)
             return x
 
-    latency({name: Noted(name) for name in "abc"}, SHAPE, "cpu", rounds=3)
+    latency([Noted(name) for name in "abc"], SHAPE, "cpu", rounds=3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
 
 
@@ -157,12 +156,12 @@ def test_a_measurement_is_of_the_pruned_and_fused_network():
 
 
 BAD = {
-    "flat shape": (({"a": Tiny()}, (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
-    "empty batch": (({"a": Tiny()}, (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),
-    "a number": (({"a": Tiny()}, 32), {}, "input_shape must be four positive integers .* got 32"),
-    "no rounds": (({"a": Tiny()}, SHAPE), {"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
-    "unknown device": (({"a": Tiny()}, SHAPE), {"device": "gpu"}, "no device 'gpu' here .* try 'cpu', or 'auto'"),
-    "absent device": (({"a": Tiny()}, SHAPE), {"device": "cuda:99"}, "no device 'cuda:99' here"),
+    "flat shape": (([Tiny()], (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
+    "empty batch": (([Tiny()], (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),
+    "a number": (([Tiny()], 32), {}, "input_shape must be four positive integers .* got 32"),
+    "no rounds": (([Tiny()], SHAPE), {"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+    "unknown device": (([Tiny()], SHAPE), {"device": "gpu"}, "no device 'gpu' here .* try 'cpu', or 'auto'"),
+    "absent device": (([Tiny()], SHAPE), {"device": "cuda:99"}, "no device 'cuda:99' here"),
 }
 
 

@@ -131,7 +131,7 @@ class Stage(nn.Module):
             return dict(self.attention.items()).get(str(block))
         return self.attention
 
-    def forward(self, x: Tensor, gates: Sequence[Gate]) -> Tensor:
+    def forward(self, x: Tensor, gates: Sequence[Gate] | Tensor) -> Tensor:
         state: State = None
         for i, (block, gate) in enumerate(zip(self.blocks, gates, strict=True)):
             y, state = connect(self.module_of(i), gate, block.branch(x), state)
@@ -174,11 +174,11 @@ class AttentionResNet(nn.Module):
         """The last stage's output to class scores (B, num_classes)."""
         return self.fc(x.mean(dim=(2, 3)))
 
-    def gates(self, scheme: Scheme | Sequence[bool] | Tensor | None) -> Sequence[Sequence[Gate]]:
+    def gates(self, scheme: Scheme | Sequence[bool] | Tensor | None) -> Sequence[Sequence[Gate] | Tensor]:
         """One gate per block, by stage, checked against the attention that the network has."""
         if isinstance(scheme, Tensor) and scheme.dtype == torch.bool and scheme.shape == (sum(self.stages),):
-            gates = [part.unbind() for part in scheme.split(self.stages)]
-            wanted = [True] * len(scheme)  # a tensor is not looked into (that would wait for the GPU)
+            # The tensor is not looked into: that would wait for the GPU.
+            gates, wanted = scheme.split(self.stages), [True] * len(scheme)
         else:
             scheme = Scheme.parse(self.scheme if scheme is None else scheme, self.stages)
             gates, wanted = scheme.per_stage, scheme.bits

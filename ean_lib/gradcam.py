@@ -155,12 +155,11 @@ def attention_gates(net: AttentionResNet, x: Tensor, scheme: Any = None) -> dict
     scheme = net.scheme if scheme is None else Scheme.parse(scheme, net.stages)
     blocks = [(s, i, module) for (s, i, module), on in zip(net.connections(), scheme.bits, strict=True) if on]
     modules = {module for _, _, module in blocks if module is not None}
-    for module in modules:
-        if not hasattr(module, "gate"):
-            raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
     gates: list[Tensor] = []
     with torch.no_grad(), _eval_mode(net), ExitStack() as hooks:
         for module in modules:
+            if not hasattr(module, "gate"):
+                raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
             hook = module.register_forward_hook(lambda called, inputs, _output: gates.append(called.gate(*inputs)))
             hooks.enter_context(hook)
         net(x, scheme)

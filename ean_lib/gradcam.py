@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from ean_lib.attention.common import statistics_dtype
+from ean_lib.checks import check
 from ean_lib.networks import AttentionResNet
 from ean_lib.schemes import Scheme
 
@@ -26,16 +27,13 @@ Targets = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
 
 
 @contextmanager
-def _watched(net: nn.Module, modules: set[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
-    """The network in eval mode with a forward hook on the modules; afterwards, and after an error, as it was."""
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    """The network in eval mode; afterwards, and after an error, every module's mode is as it was."""
     training = [module for module in net.modules() if module.training]
-    handles = [module.register_forward_hook(hook) for module in modules]
+    net.eval()
     try:
-        net.eval()
         yield
     finally:
-        for handle in handles:
-            handle.remove()
         for module in training:
             module.training = True
 
@@ -64,8 +62,7 @@ def grad_cam(
     Raises:
         ValueError: for targets, layers, calls and shapes that make no map.
     """
-    if x.dim() != 4:
-        raise ValueError(f"grad_cam expects images (batch, channels, height, width), got {_kind(x)}")
+    check("the images' shape", tuple(x.shape), x.dim() == 4, "(batch, channels, height, width)")
     module, count = _find_layer(net, layer), len(x)
     calls: list[Tensor] = []  # the layer's output at each call
 
@@ -80,7 +77,7 @@ def grad_cam(
 
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone() if x.is_inference() else x.detach()
-        with _watched(net, {module}, keep):
+        with _eval_mode(net), module.register_forward_hook(keep):
             scores = net(x) if scheme is None else net(x, scheme)
         activation = _choose_call(calls, call_index)
         with torch.enable_grad():
@@ -132,12 +129,11 @@ def _target_values(scores: Any, targets: Targets, count: int) -> Tensor:
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != count:
         raise ValueError(f"the network gives {_kind(scores)}, not ({count}, classes); give a function as `targets`")
     index = scores.argmax(1) if targets is None else torch.as_tensor(targets, device=scores.device)
-    index = index.expand(count) if index.dim() == 0 else index
-    if index.shape != (count,) or index.is_floating_point() or index.dtype == torch.bool:
+    if index.shape not in ((), (count,)) or index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(f"`targets` must be one class index per image, ({count},), not {_kind(index)}")
-    if index.min() < 0 or index.max() >= scores.shape[1]:
-        raise ValueError(f"`targets` must lie in 0..{scores.shape[1] - 1}, got {index.tolist()}")
-    return scores.gather(1, index.long()[:, None])[:, 0]
+    classes = scores.shape[1]
+    check("`targets`", index.tolist(), index.min() >= 0 and index.max() < classes, f"in 0..{classes - 1}")
+    return scores.gather(1, index.long().expand(count)[:, None])[:, 0]
 
 
 def _stretch(maps: Tensor) -> Tensor:
@@ -159,12 +155,13 @@ def attention_gates(net: AttentionResNet, x: Tensor, scheme: Any = None) -> dict
     scheme = net.scheme if scheme is None else Scheme.parse(scheme, net.stages)
     blocks = [(s, i, module) for (s, i, module), on in zip(net.connections(), scheme.bits, strict=True) if on]
     modules = {module for _, _, module in blocks if module is not None}
-    for module in modules:
-        if not hasattr(module, "gate"):
-            raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
     gates: list[Tensor] = []
-    hook = lambda module, inputs, _output: gates.append(module.gate(*inputs))  # noqa: E731
-    with torch.no_grad(), _watched(net, modules, hook):
+    with torch.no_grad(), _eval_mode(net), ExitStack() as hooks:
+        for module in modules:
+            if not hasattr(module, "gate"):
+                raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
+            hook = module.register_forward_hook(lambda called, inputs, _output: gates.append(called.gate(*inputs)))
+            hooks.enter_context(hook)
         net(x, scheme)
     return {(s, i): gate for (s, i, _), gate in zip(blocks, gates, strict=True)}
 
@@ -229,13 +226,13 @@ def deletion_insertion(
     rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view(len(x), 1, *x.shape[-2:])
     fractions = torch.linspace(0, 1, steps + 1, device=x.device)
     points = []
-    with torch.no_grad(), _watched(net, set(), lambda *_: None):
-        predict = lambda images: net(images) if scheme is None else net(images, scheme)  # noqa: E731
-        targets = predict(x).argmax(1) if targets is None else targets
+    given = () if scheme is None else (scheme,)
+    with torch.no_grad(), _eval_mode(net):
+        targets = net(x, *given).argmax(1) if targets is None else targets
         for fraction in fractions:
             chosen = rank < torch.round(fraction * x[0, 0].numel())
             both = torch.cat([torch.where(chosen, blurred, x), torch.where(chosen, x, blurred)])
-            probabilities = predict(both).float().softmax(1)
+            probabilities = net(both, *given).float().softmax(1)
             points.append([_target_values(p, targets, len(x)) for p in probabilities.chunk(2)])
     return Curves(fractions, *(torch.stack(curve, dim=1) for curve in zip(*points, strict=True)))
 

@@ -9,11 +9,8 @@ convolutions.
 from __future__ import annotations
 
 import copy
-import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 import torch
@@ -27,24 +24,6 @@ from ean_lib.runs import device_name, find_device
 
 WARMUP = 3  # forward passes of each network before the first round
 BLOCK_S = 0.02  # a timing repeats the pass for about so many seconds, and gives the mean
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Times of a network's forward pass, one per round, milliseconds."""
-
-    times_ms: tuple[float, ...]
-    device: str  # name of the processor
-    threads: int  # CPU threads
-
-    @property
-    def median_ms(self) -> float:
-        return median(self.times_ms)
-
-    def increments(self, backbone: Latency) -> tuple[float, ...]:
-        """Relative time increment over the backbone's time in the same round, one per round."""
-        pairs = zip(self.times_ms, backbone.times_ms, strict=True)
-        return tuple(relative_time_increment(own, reference) for own, reference in pairs)
 
 
 @dataclass(frozen=True)
@@ -67,18 +46,18 @@ class Measurement:
     threads: int
 
 
-def relative_time_increment(attention_ms: float, backbone_ms: float) -> float:
+def relative_time_increment(attention_ms: float | np.ndarray, backbone_ms: float | np.ndarray) -> float | np.ndarray:
     """Extra inference time that attention costs, as a fraction of the backbone's (EAN, Eqn. 9).
 
     Args:
-        attention_ms: median time of the network with attention, milliseconds.
-        backbone_ms: median time of the same backbone without it, milliseconds; positive.
+        attention_ms: median time of the network with attention, milliseconds; or its times, one per round.
+        backbone_ms: median time of the same backbone without it, positive; or its times in the same rounds.
 
     Raises:
         ValueError: if a time is not positive and finite.
     """
     for name, value in (("attention_ms", attention_ms), ("backbone_ms", backbone_ms)):
-        check(name, value, 0 < value < math.inf, "a positive, finite time in milliseconds")
+        check(name, value, np.all((value > 0) & np.isfinite(value)), "a positive, finite time in milliseconds")
     return (attention_ms - backbone_ms) / backbone_ms
 
 
@@ -98,49 +77,49 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
         net: counted in eval mode, on a copy.
         input_shape: (B, C, H, W) of a batch; one image of it is counted.
     """
+    _check_shape(input_shape)
     net = copy.deepcopy(net).eval()
     first = next(net.parameters(), torch.empty(0))
-    x = torch.zeros(1, *_check_shape(input_shape)[1:], device=first.device, dtype=first.dtype)
+    x = torch.zeros(1, *input_shape[1:], device=first.device, dtype=first.dtype)
     with FlopCounterMode(display=False) as counter:
         net(x)
     return counter.get_total_flops() // 2
 
 
 def latency(
-    networks: Mapping[str, nn.Module], input_shape: Sequence[int], device: str = "auto", *, rounds: int = 20
-) -> dict[str, Latency]:
+    networks: Sequence[nn.Module], input_shape: Sequence[int], device: str | torch.device = "auto", *, rounds: int = 20
+) -> np.ndarray:
     """Time the forward passes of networks in turn, as they are but in eval mode, on copies.
 
     Args:
-        networks: by name; the backbone should be one of them.
+        networks: the backbone should be one of them.
         input_shape: (B, C, H, W) of the random input, which is float32 and in channels-last order.
         device: "auto" takes a GPU if there is one. GPU time is waited for.
         rounds: timings of each network. The order is shifted by one network from round to round.
 
+    Returns:
+        The times of a forward pass (networks, rounds), in milliseconds.
+
     Raises:
-        ValueError: if there is no network, a number is out of range, or there is no such device.
+        ValueError: if a number is out of range, or there is no such device.
     """
-    check("the networks to time", networks, bool(networks), "at least one, by name")
     check_number("rounds", rounds, low=1, whole=True)
+    _check_shape(input_shape)
     target = find_device(device)
-    x = torch.randn(_check_shape(input_shape), generator=torch.Generator().manual_seed(0))
+    x = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
     x = x.to(target, memory_format=torch.channels_last)
-    threads = torch.get_num_threads()
-    timers = {}
-    for name, net in networks.items():
+    timers = []
+    for net in networks:
         net = copy.deepcopy(net).eval().to(target, memory_format=torch.channels_last)
-        timers[name] = Timer("net(x)", globals={"net": net, "x": x}, num_threads=threads)
-    times: dict[str, list[float]] = {name: [] for name in networks}
+        timers.append(Timer("net(x)", globals={"net": net, "x": x}, num_threads=torch.get_num_threads()))
+    times = np.empty((len(timers), rounds))
     with torch.inference_mode():
         # timeit waits for the GPU before and after, and makes a few passes of its own first.
-        once = {name: timer.timeit(WARMUP).median for name, timer in timers.items()}
-        names = deque(networks)
-        for _ in range(rounds):
-            for name in names:
-                passes = max(1, min(1000, round(BLOCK_S / once[name])))
-                times[name].append(1000 * timers[name].timeit(passes).median)
-            names.rotate(-1)
-    return {name: Latency(tuple(values), device_name(target.type), threads) for name, values in times.items()}
+        passes = [max(1, min(1000, round(BLOCK_S / timer.timeit(WARMUP).median))) for timer in timers]
+        for number in range(rounds):
+            for i in np.roll(range(len(timers)), -number):
+                times[i, number] = 1000 * timers[i].timeit(passes[i]).median
+    return times
 
 
 def measure(
@@ -157,37 +136,36 @@ def measure(
         rounds: timings of each network.
 
     Raises:
-        ValueError: as `latency`.
+        ValueError: if there is no network, and as `latency`.
     """
     check("the networks to measure", networks, bool(networks), "at least one, by name")
-    pruned = [backbone, *networks.values()]
-    pruned = [net.prune() if isinstance(net, AttentionResNet) else net for net in pruned]
-    fused = [net.fuse() if isinstance(net, AttentionResNet) else net for net in pruned]
-    times = latency(dict(enumerate(fused)), input_shape, device, rounds=rounds)
+    pruned = [n.prune() if isinstance(n, AttentionResNet) else n for n in (backbone, *networks.values())]
+    fused = [n.fuse() if isinstance(n, AttentionResNet) else n for n in pruned]
+    target = find_device(device)
+    times = latency(fused, input_shape, target, rounds=rounds)
     parameters = [count_parameters(net) for net in pruned]
     macs = [count_macs(net, input_shape) for net in fused]
+    _, backbone_ms, _ = quartiles(times[0])
     results = {}
     for i, name in enumerate(networks, start=1):
-        own, reference = times[i], times[0]
-        increments = own.increments(reference)
+        low_ms, median_ms, high_ms = quartiles(times[i])
+        low, increment, high = quartiles(relative_time_increment(times[i], times[0]))
         results[name] = Measurement(
             parameters=parameters[i], extra_parameters=parameters[i] - parameters[0],
             macs=macs[i], extra_macs=macs[i] - macs[0],
-            median_ms=own.median_ms, quartiles_ms=quartiles(own.times_ms), backbone_ms=reference.median_ms,
-            time_increment=relative_time_increment(own.median_ms, reference.median_ms),
-            paired_increment=median(increments), paired_quartiles=quartiles(increments),
-            rounds=rounds, input_shape=tuple(input_shape), device=own.device, threads=own.threads,
+            median_ms=median_ms, quartiles_ms=(low_ms, high_ms), backbone_ms=backbone_ms,
+            time_increment=relative_time_increment(median_ms, backbone_ms),
+            paired_increment=increment, paired_quartiles=(low, high), rounds=rounds,
+            input_shape=tuple(input_shape), device=device_name(target.type), threads=torch.get_num_threads(),
         )  # fmt: skip
     return results
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third quartile."""
-    return tuple(np.quantile(values, [0.25, 0.75]).tolist())
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The first quartile, the median and the third quartile."""
+    return np.quantile(values, [0.25, 0.5, 0.75]).tolist()
 
 
-def _check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    fine = len(shape) == 4 and all(type(n) is int and n >= 1 for n in shape)
-    check("input_shape", input_shape, fine, "four positive integers (B, C, H, W), such as (64, 3, 32, 32)")
-    return shape
+def _check_shape(shape: Sequence[int]) -> None:
+    fine = isinstance(shape, Sequence) and len(shape) == 4 and all(type(n) is int and n >= 1 for n in shape)
+    check("input_shape", shape, fine, "four positive integers (B, C, H, W), such as (64, 3, 32, 32)")

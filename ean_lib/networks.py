@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import conv1x1, conv3x3  # without bias, since a BatchNorm follows
+from torchvision.models import resnet
 
 from ean_lib.attention import create_attention
 from ean_lib.attention.common import State
@@ -31,57 +31,13 @@ from ean_lib.schemes import Scheme
 Gate = bool | Tensor
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A residual network without attention: which images it is for, its block and its blocks per stage."""
-
-    family: Literal["cifar", "imagenet"]
-    bottleneck: bool
-    blocks: tuple[int, ...]
-
-
-BACKBONES: dict[str, Backbone] = {
-    "resnet20": Backbone("cifar", False, (3, 3, 3)),
-    "resnet56": Backbone("cifar", False, (9, 9, 9)),
-    "resnet110": Backbone("cifar", False, (18, 18, 18)),
-    "resnet164": Backbone("cifar", True, (18, 18, 18)),
-    "resnet18": Backbone("imagenet", False, (2, 2, 2, 2)),
-    "resnet34": Backbone("imagenet", False, (3, 4, 6, 3)),
-    "resnet50": Backbone("imagenet", True, (3, 4, 6, 3)),
-    "resnet101": Backbone("imagenet", True, (3, 4, 23, 3)),
-}
-
-
 class Block(nn.Module):
-    """One residual block, basic or bottleneck, with torchvision's parameter names.
-
-    Args:
-        inputs: channels that come in.
-        planes: channels of the 3x3 convolutions; a bottleneck gives out four times as many.
-        stride: of the first 3x3 convolution.
-        bottleneck: 1x1, 3x3, 1x1 instead of 3x3, 3x3.
-    """
-
-    def __init__(self, inputs: int, planes: int, stride: int, bottleneck: bool) -> None:
-        super().__init__()
-        self.bottleneck = bottleneck
-        outputs = planes * (4 if bottleneck else 1)
-        self.conv1 = conv1x1(inputs, planes) if bottleneck else conv3x3(inputs, planes, stride)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv3x3(planes, planes, stride if bottleneck else 1)
-        self.bn2 = nn.BatchNorm2d(planes)
-        if bottleneck:
-            self.conv3 = conv1x1(planes, outputs)
-            self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-        self.out_channels = outputs
+    """What the attention needs of a residual block: its branch f(x) and its shortcut, each by itself."""
 
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch f(x), up to and including its last BatchNorm."""
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return self.bn3(self.conv3(torch.relu(y))) if self.bottleneck else y
+        return self.bn3(self.conv3(torch.relu(y))) if isinstance(self, resnet.Bottleneck) else y
 
     def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
@@ -89,6 +45,35 @@ class Block(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """relu(shortcut(x) + y), where y is f(x), or what attention has made of it."""
         return torch.relu(self.shortcut(x) + (self.branch(x) if y is None else y))
+
+
+class BasicBlock(Block, resnet.BasicBlock):
+    """torchvision's two 3x3 convolutions."""
+
+
+class Bottleneck(Block, resnet.Bottleneck):
+    """torchvision's 1x1, 3x3 and 1x1 convolutions; the last gives out four times as many channels."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A residual network without attention: which images it is for, its kind of block and its blocks per stage."""
+
+    family: Literal["cifar", "imagenet"]
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, ...]
+
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet20": Backbone("cifar", BasicBlock, (3, 3, 3)),
+    "resnet56": Backbone("cifar", BasicBlock, (9, 9, 9)),
+    "resnet110": Backbone("cifar", BasicBlock, (18, 18, 18)),
+    "resnet164": Backbone("cifar", Bottleneck, (18, 18, 18)),
+    "resnet18": Backbone("imagenet", BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Backbone("imagenet", BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Backbone("imagenet", Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Backbone("imagenet", Bottleneck, (3, 4, 23, 3)),
+}
 
 
 def connect(module: nn.Module | None, gate: Gate, y: Tensor, state: State) -> tuple[Tensor, State]:
@@ -124,13 +109,16 @@ class Stage(nn.Module):
     nothing else, so every parameter has exactly one key in the state_dict.
     """
 
-    def __init__(self, inputs: int, planes: int, depth: int, stride: int, bottleneck: bool) -> None:
+    def __init__(self, inputs: int, planes: int, depth: int, stride: int, block: type[Block]) -> None:
         super().__init__()
+        self.depth, self.out_channels = depth, planes * block.expansion
         for i in range(depth):
-            block = Block(inputs, planes, stride if i == 0 else 1, bottleneck)
-            self.add_module(str(i), block)
-            inputs = block.out_channels
-        self.depth, self.out_channels = depth, inputs
+            downsample = None
+            if stride != 1 or inputs != self.out_channels:
+                convolution = resnet.conv1x1(inputs, self.out_channels, stride)
+                downsample = nn.Sequential(convolution, nn.BatchNorm2d(self.out_channels))
+            self.add_module(str(i), block(inputs, planes, stride, downsample))
+            inputs, stride = self.out_channels, 1
         self.attention: nn.Module | None = None
 
     @property
@@ -143,7 +131,7 @@ class Stage(nn.Module):
             return dict(self.attention.items()).get(str(block))
         return self.attention
 
-    def forward(self, x: Tensor, gates: Sequence[Gate]) -> Tensor:
+    def forward(self, x: Tensor, gates: Sequence[Gate] | Tensor) -> Tensor:
         state: State = None
         for i, (block, gate) in enumerate(zip(self.blocks, gates, strict=True)):
             y, state = connect(self.module_of(i), gate, block.branch(x), state)
@@ -159,16 +147,19 @@ class AttentionResNet(nn.Module):
         scheme: the connections used when ``forward`` is given none.
     """
 
-    def __init__(
-        self, conv1: nn.Conv2d, maxpool: nn.Module, stages: Sequence[Stage], num_classes: int, scheme: Scheme
-    ) -> None:
+    def __init__(self, spec: Backbone, scheme: Scheme, num_classes: int, width: int, stem_stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1, self.maxpool = conv1, nn.BatchNorm2d(conv1.out_channels), maxpool
-        for s, stage in enumerate(stages, start=1):
-            self.add_module(f"layer{s}", stage)
-        self.fc = nn.Linear(stages[-1].out_channels, num_classes)
-        self.stages = tuple(stage.depth for stage in stages)
-        self.scheme = scheme
+        size = 3 if spec.family == "cifar" else 7
+        self.conv1 = nn.Conv2d(3, width, size, stem_stride, size // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.Identity() if spec.family == "cifar" else nn.MaxPool2d(3, 2, 1)
+        channels = width
+        for s, depth in enumerate(scheme.stages):
+            stage = Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.block)
+            self.add_module(f"layer{s + 1}", stage)
+            channels = stage.out_channels
+        self.fc = nn.Linear(channels, num_classes)
+        self.stages, self.scheme = scheme.stages, scheme
 
     def stage_modules(self) -> list[Stage]:
         return [self.get_submodule(f"layer{s}") for s in range(1, len(self.stages) + 1)]
@@ -183,11 +174,11 @@ class AttentionResNet(nn.Module):
         """The last stage's output to class scores (B, num_classes)."""
         return self.fc(x.mean(dim=(2, 3)))
 
-    def gates(self, scheme: Scheme | Sequence[bool] | Tensor | None) -> Sequence[Sequence[Gate]]:
+    def gates(self, scheme: Scheme | Sequence[bool] | Tensor | None) -> Sequence[Sequence[Gate] | Tensor]:
         """One gate per block, by stage, checked against the attention that the network has."""
         if isinstance(scheme, Tensor) and scheme.dtype == torch.bool and scheme.shape == (sum(self.stages),):
-            gates = [part.unbind() for part in scheme.split(self.stages)]
-            wanted = [True] * len(scheme)  # a tensor is not looked into (that would wait for the GPU)
+            # The tensor is not looked into: that would wait for the GPU.
+            gates, wanted = scheme.split(self.stages), [True] * len(scheme)
         else:
             scheme = Scheme.parse(self.scheme if scheme is None else scheme, self.stages)
             gates, wanted = scheme.per_stage, scheme.bits
@@ -307,11 +298,10 @@ def build_network(
     check_number("stem_stride", stem_stride, low=1, whole=True)
     # The backward pass of narrower strided 1x1 convolutions in channels-last order crashes PyTorch 2.15 on CPUs.
     check_number("width", width, low=8, whole=True)
-    wanted = Scheme.none(depths) if attention is None else Scheme.full(depths)
-    if scheme is not None:
-        wanted = Scheme.parse(scheme, depths)
-    if attention is None and wanted.connected:
-        raise ValueError(f"scheme {wanted} connects blocks, but attention is None; name an attention module")
+    default = Scheme.none if attention is None else Scheme.full
+    scheme = default(depths) if scheme is None else Scheme.parse(scheme, depths)
+    if attention is None and scheme.connected:
+        raise ValueError(f"scheme {scheme} connects blocks, but attention is None; name an attention module")
     kwargs = dict(attention_kwargs or {})
     if attention == "dia" and cifar:
         kwargs.setdefault("rd_ratio", 1 / 4)  # DIANet's; its 1 / 20 is for ImageNet
@@ -319,18 +309,12 @@ def build_network(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        size, padding, maxpool = (3, 1, nn.Identity()) if cifar else (7, 3, nn.MaxPool2d(3, 2, 1))
-        conv1 = nn.Conv2d(3, width, size, stem_stride, padding, bias=False)
-        channels, stages = width, []
-        for s, depth in enumerate(depths):
-            stages.append(Stage(channels, width * 2**s, depth, 2 if s > 0 else 1, spec.bottleneck))
-            channels = stages[-1].out_channels
-        net = AttentionResNet(conv1, maxpool, stages, num_classes, wanted)
+        net = AttentionResNet(spec, scheme, num_classes, width, stem_stride)
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
         if attention is not None:
-            for stage in stages:
+            for stage in net.stage_modules():
                 make = partial(create_attention, attention, stage.out_channels, **kwargs)
                 own = share == "none"
                 stage.attention = nn.ModuleDict({str(i): make() for i in range(stage.depth)}) if own else make()

@@ -63,34 +63,30 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
         ValueError: if keys are missing, foreign or of another shape than the official ones.
     """
     published_scheme(attention)
-    if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state_dict"), Mapping):
-        state_dict = state_dict["state_dict"]
     what = "a mapping from names to tensors, as `read_checkpoint` gives"
     check("a checkpoint", state_dict, isinstance(state_dict, Mapping), what)
+    if isinstance(state_dict.get("state_dict"), Mapping):
+        state_dict = state_dict["state_dict"]
     given = {str(key).removeprefix("module."): value for key, value in state_dict.items()}
     head = given.get("last_linear.weight")
     num_classes = head.shape[0] if isinstance(head, Tensor) and head.dim() == 2 and len(head) else 1000
     with torch.device("meta"):  # no random weights are drawn: all are replaced below
         net = build_network("resnet50", attention, scheme=scheme, num_classes=num_classes).eval()
-    ours = net.state_dict()
-    biases = {key: _bias_before(key) for key in ours if key.endswith("running_mean")}
-    expected = {_official(key): value for key, value in ours.items()}
-    expected |= {bias: ours[key] for key, bias in biases.items()}
-    # Old checkpoints lack the batch counters.
-    needed = {key: value for key, value in expected.items() if key in given or not key.endswith("batches_tracked")}
-    if problems := mismatches(given, needed):
+    expected = {_official(key): value for key, value in net.state_dict().items()}
+    biases = {key: _bias_before(key) for key in expected if key.endswith("running_mean")}
+    expected |= {bias: expected[mean] for mean, bias in biases.items()}
+    counters = {key: torch.tensor(0) for key in expected if key.endswith("batches_tracked")}
+    given = counters | given  # old checkpoints lack them
+    if problems := mismatches(given, expected):
         other = [name for name, key in _MARKS.items() if key in given and name != attention]
         unknown = "the file may be truncated, of another network, or of a run of this library"
         advice = f"it looks like one with attention {other[0]!r}" if other else unknown
         keys = f"whose keys are like 'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}'"
         what = f"the checkpoint is not an official ResNet-50 with attention {attention!r}"
         raise ValueError(f"{what}, {keys}: {problems}; {advice}")
-    weights = {}
-    for key, value in ours.items():
-        weight = given.get(_official(key), torch.zeros(value.shape))
-        if key in biases:
-            weight = weight.double() - given[biases[key]].double()
-        weights[key] = weight.to(value.dtype, copy=True)
+    for mean, bias in biases.items():
+        given[mean] = given[mean].double() - given[bias].double()
+    weights = {key: given[_official(key)].to(value.dtype, copy=True) for key, value in net.state_dict().items()}
     net.load_state_dict(weights, assign=True)
     return net
 
@@ -121,7 +117,7 @@ def _official(key: str) -> str:
     return key
 
 
-def _bias_before(key: str) -> str:
-    """The official name of the bias of the convolution before the BatchNorm that has this running mean."""
-    convolution = key.replace("bn", "conv").replace("downsample.1", "downsample.0")
-    return _official(convolution.replace("running_mean", "bias"))
+def _bias_before(mean: str) -> str:
+    """The bias of the convolution before the BatchNorm that has this running mean; both names are the official ones."""
+    convolution = mean.replace("bn", "conv").replace("downsample.1", "downsample.0")
+    return convolution.replace("running_mean", "bias")

@@ -86,25 +86,22 @@ class Scheme:
         """`parse` without its last check: `wanted` is used only where the value does not tell the stages."""
         if isinstance(value, Scheme):
             return value
-        if isinstance(value, str):
-            text = value.strip()
-            if text.startswith(("[", "{", '"')):
-                try:
-                    value = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"the scheme {short(text)} looks like JSON but cannot be read: {error}") from None
-                return cls._read(value, wanted)
-            parts = text.split("-")
-            written = all(parts) and set(text) <= set("01-")
-            check("a scheme", text, written, 'written with 0 and 1 and single dashes between stages, like "110-0011"')
-            lengths = wanted if wanted and len(parts) == 1 else tuple(map(len, parts))
-            return cls(tuple(character == "1" for character in "".join(parts)), lengths)
+        if isinstance(value, str) and value.strip().startswith(("[", "{", '"')):
+            try:
+                return cls._read(json.loads(value), wanted)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"the scheme {short(value)} looks like JSON but cannot be read: {error}") from None
         if isinstance(value, Mapping):
             if "bits" not in value or not set(value) <= {"bits", "stages"}:
                 keys = short(list(value))
                 raise ValueError(f'a scheme given as a mapping needs the key "bits" and may have "stages", got {keys}')
-            own = value.get("stages")
-            return cls._read(value["bits"], wanted) if own is None else cls.parse(value["bits"], own)
+            return cls.parse(value["bits"], value.get("stages", wanted))
+        if isinstance(value, str):
+            parts = value.strip().split("-")
+            written = all(parts) and set("".join(parts)) <= set("01")
+            check("a scheme", value, written, 'written with 0 and 1 and single dashes between stages, like "110-0011"')
+            value = [[int(character) for character in part] for part in parts]
+            value = value[0] if wanted and len(value) == 1 else value
         if hasattr(value, "tolist"):  # tensors and numpy arrays
             value = value.tolist()
         listed = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray)

@@ -279,13 +279,13 @@ class Foreign(nn.Module):
 
 
 ERRORS = {
-    "one image without batch": (dict(x=torch.rand(3, 8, 8)), r"expects images .* got torch.float32 \(3, 8, 8\)"),
+    "one image without batch": (dict(x=torch.rand(3, 8, 8)), r"images' shape must be \(batch, .*\), got \(3, 8, 8\)"),
     "too few targets": (dict(targets=[0]), r"one class index per image, \(2,\), not torch.int64 \(1,\)"),
     "too many targets": (dict(targets=[0, 1, 2]), r"one class index per image, \(2,\), not torch.int64 \(3,\)"),
     "targets that are scores": (dict(targets=torch.rand(2)), r"one class index per image.*float32 \(2,\)"),
     "bool targets": (dict(targets=[True, False]), "one class index per image.*bool"),
-    "a class too high": (dict(targets=[0, 3]), r"must lie in 0..2, got \[0, 3\]"),
-    "a negative class": (dict(targets=[-1, 0]), r"must lie in 0..2, got \[-1, 0\]"),
+    "a class too high": (dict(targets=[0, 3]), r"must be in 0..2, got \[0, 3\]"),
+    "a negative class": (dict(targets=[-1, 0]), r"must be in 0..2, got \[-1, 0\]"),
     "a function that sums": (dict(targets=lambda s: s.sum()), r"return one value per image, \(2,\).*float32 \(\)"),
     "a function without tensor": (dict(targets=lambda s: 1.0), "return one value per image.* float$"),
     "no layer": (dict(layer=None), "which layer of the Foreign"),

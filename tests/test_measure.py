@@ -7,13 +7,14 @@ import json
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ean_lib.measure import Latency, count_macs, count_parameters, latency, measure, quartiles, relative_time_increment
+from ean_lib.measure import count_macs, count_parameters, latency, measure, quartiles, relative_time_increment
 from ean_lib.networks import build_network
 from ean_lib.runs import device_name
 from ean_lib.schemes import Scheme
@@ -77,8 +78,9 @@ def test_increment_does_not_depend_on_the_unit_of_time(own, reference, unit):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_taken_and_named_where_there_is_one():
-    times = latency({"net": build_network("resnet20")}, (8, 3, 32, 32), "auto", rounds=2)["net"]
-    assert times.device == torch.cuda.get_device_name() and min(times.times_ms) > 0
+    net = build_network("resnet20")
+    result = measure({"net": net}, net, (8, 3, 32, 32), device="auto", rounds=2)["net"]
+    assert result.device == torch.cuda.get_device_name() and result.median_ms > 0
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
@@ -90,10 +92,11 @@ def test_increment_refuses_a_time_that_is_not_positive_and_finite(bad):
 
 
 def test_increments_are_paired_within_rounds():
-    backbone = Latency((10.0, 20.0, 40.0), "a CPU", 1)
-    net = Latency((11.0, 24.0, 44.0), "a CPU", 1)
-    assert net.increments(backbone) == pytest.approx((0.1, 0.2, 0.1))
-    assert backbone.median_ms == 20 and quartiles(backbone.times_ms) == (15.0, 30.0)
+    backbone, net = np.array([10.0, 20.0, 40.0]), np.array([11.0, 24.0, 44.0])
+    assert relative_time_increment(net, backbone) == pytest.approx([0.1, 0.2, 0.1])
+    assert quartiles(backbone) == [15.0, 20.0, 30.0]
+    with pytest.raises(ValueError, match="attention_ms must be a positive, finite time in milliseconds"):
+        relative_time_increment(np.array([11.0, 0.0, 44.0]), backbone)
 
 
 @pytest.fixture
@@ -105,17 +108,12 @@ def quick(monkeypatch):
 
 
 def test_latency_times_every_network_in_every_round_and_leaves_it_alone(quick):
-    networks = {"tiny": Tiny(), "bigger": nn.Sequential(Tiny(), nn.Linear(5, 5))}
-    before = {key: value.clone() for key, value in networks["tiny"].state_dict().items()}
-    times = latency(networks, SHAPE, "cpu", rounds=3)
-    assert list(times) == ["tiny", "bigger"]
-    for result in times.values():
-        assert len(result.times_ms) == 3 and all(t > 0 for t in result.times_ms)
-        low, high = quartiles(result.times_ms)
-        assert low <= result.median_ms <= high
-        assert result.device == device_name("cpu") and result.threads == torch.get_num_threads()
-    assert networks["tiny"].training
-    assert all(torch.equal(value, before[key]) for key, value in networks["tiny"].state_dict().items())
+    tiny = Tiny()
+    before = {key: value.clone() for key, value in tiny.state_dict().items()}
+    times = latency([tiny, nn.Sequential(Tiny(), nn.Linear(5, 5))], SHAPE, "cpu", rounds=3)
+    assert times.shape == (2, 3) and (times > 0).all()
+    assert tiny.training
+    assert all(torch.equal(value, before[key]) for key, value in tiny.state_dict().items())
 
 
 def test_networks_take_turns_and_the_order_shifts_from_round_to_round(quick):
@@ -131,7 +129,7 @@ def test_networks_take_turns_and_the_order_shifts_from_round_to_round(quick):
                 calls.append(self.name)
             return x
 
-    latency({name: Noted(name) for name in "abc"}, SHAPE, "cpu", rounds=3)
+    latency([Noted(name) for name in "abc"], SHAPE, "cpu", rounds=3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
 
 
@@ -150,19 +148,20 @@ def test_a_measurement_is_of_the_pruned_and_fused_network():
     for result in results.values():
         assert result.parameters == count_parameters(backbone) + result.extra_parameters
         assert result.time_increment == relative_time_increment(result.median_ms, result.backbone_ms)
+        assert result.quartiles_ms[0] <= result.median_ms <= result.quartiles_ms[1]
         assert result.paired_quartiles[0] <= result.paired_increment <= result.paired_quartiles[1]
+        assert result.device == device_name("cpu") and result.threads == torch.get_num_threads()
         assert (result.rounds, result.input_shape) == (2, SHAPE)
         assert json.loads(json.dumps(asdict(result)))["input_shape"] == list(SHAPE)
 
 
 BAD = {
-    "no network": (({}, SHAPE), {}, "the networks to time must be at least one"),
-    "flat shape": (({"a": Tiny()}, (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
-    "empty batch": (({"a": Tiny()}, (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),
-    "a number": (({"a": Tiny()}, 32), {}, "input_shape must be four positive integers .* got 32"),
-    "no rounds": (({"a": Tiny()}, SHAPE), {"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
-    "unknown device": (({"a": Tiny()}, SHAPE), {"device": "gpu"}, "no device 'gpu' here .* try 'cpu', or 'auto'"),
-    "absent device": (({"a": Tiny()}, SHAPE), {"device": "cuda:99"}, "no device 'cuda:99' here"),
+    "flat shape": (([Tiny()], (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
+    "empty batch": (([Tiny()], (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),
+    "a number": (([Tiny()], 32), {}, "input_shape must be four positive integers .* got 32"),
+    "no rounds": (([Tiny()], SHAPE), {"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+    "unknown device": (([Tiny()], SHAPE), {"device": "gpu"}, "no device 'gpu' here .* try 'cpu', or 'auto'"),
+    "absent device": (([Tiny()], SHAPE), {"device": "cuda:99"}, "no device 'cuda:99' here"),
 }
 
 

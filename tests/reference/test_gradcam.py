@@ -34,6 +34,7 @@ def randomised(net):
 
 
 def resnet18():
+    torch.manual_seed(0)  # a rare draw has a map of so few differences that stretching it shows the rounding
     return torchvision.models.resnet18(weights=None, num_classes=CLASSES)
 
 

@@ -6,8 +6,6 @@ in one forward pass, so a map belongs to a *call* of a layer, not to a layer. An
 copy of its output, so that an in-place operation cannot spoil the activation that the map is made from.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -6,8 +6,6 @@ them. What is timed is what one would deploy: the pruned network with its BatchN
 convolutions.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

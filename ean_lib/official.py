@@ -5,10 +5,8 @@ BatchNorm follows each of these convolutions and subtracts a mean, so that the b
 mean: with running_mean - bias in place of running_mean, the network without biases computes the same.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from ean_lib.checks import check, check_choice
 from ean_lib.networks import AttentionResNet, build_network, mismatches
-from ean_lib.runs import load_weights
 from ean_lib.schemes import Scheme
 
 # From the official code, for ResNet-50 on ImageNet. SE's stands in a comment there, so it is only probable.
@@ -51,7 +48,7 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
 
     Args:
         state_dict: the official weights; the `module.` of a DataParallel may be in front of the keys, and all
-            of them may lie under the key "state_dict". A file is read by `read_checkpoint`.
+            of them may lie under the key "state_dict". A file is read by `ean_lib.runs.load_weights`.
         attention: "se", "sge" or "dia".
         scheme: the blocks connected by default, since checkpoints do not hold it; None connects all. See
             `published_scheme`.
@@ -63,7 +60,7 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
         ValueError: if keys are missing, foreign or of another shape than the official ones.
     """
     published_scheme(attention)
-    what = "a mapping from names to tensors, as `read_checkpoint` gives"
+    what = "a mapping from names to tensors, as `load_weights` gives"
     check("a checkpoint", state_dict, isinstance(state_dict, Mapping), what)
     if isinstance(state_dict.get("state_dict"), Mapping):
         state_dict = state_dict["state_dict"]
@@ -89,26 +86,6 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
     weights = {key: given[_official(key)].to(value.dtype, copy=True) for key, value in net.state_dict().items()}
     net.load_state_dict(weights, assign=True)
     return net
-
-
-def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read a checkpoint file, safetensors or PyTorch's own, without running code that may be in it.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is truncated, or holds more than weights.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}; give the path of the downloaded file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "download it again; a file that can only be read by running code from it is not read here"
-        raise ValueError(f"{path} is not a whole checkpoint of plain weights ({reason}): {advice}") from None
 
 
 def _official(key: str) -> str:

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -79,20 +78,24 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     write_atomically(path, to_safetensors(tensors))
 
 
-def load_weights(path: Path | str) -> dict[str, Tensor]:
-    """Read a safetensors file.
+def load_weights(path: Path | str) -> dict[str, Any]:
+    """Read a file of weights, safetensors or PyTorch's own, to the CPU; code that may be in it is not run.
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is truncated or something else.
+        ValueError: if it is truncated, or holds more than weights.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no weights file {path}; is the run finished, and is this its folder?")
+        raise FileNotFoundError(f"there is no weights file {path}; is the path right, and the run finished?")
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again, or redo the run") from None
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many kinds for a broken file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = "get it again, or delete a checkpoint.pt to start its run anew; code in a file is not run"
+        raise ValueError(f"{path} is not a whole file of plain weights ({reason}): {advice}") from None
 
 
 class Run:
@@ -175,12 +178,7 @@ class Run:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What :meth:`save_checkpoint` wrote last, on the CPU, or None. No code in the file is run."""
         path = self.path / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a broken file
-            raise ValueError(f"{path} is no checkpoint ({error}); delete it to start this run anew") from None
+        return load_weights(path) if path.exists() else None
 
     def write_metrics(self, records: Iterable[Record]) -> None:
         """Write all the records so far, a line for each."""

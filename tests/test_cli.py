@@ -270,17 +270,21 @@ def other_shapes(path: Path) -> None:
 
 
 BROKEN_RUNS: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "truncated weights": ("weights.safetensors", truncate, "is not a whole safetensors file"),
+    "truncated weights": ("weights.safetensors", truncate, "is not a whole file of plain weights"),
     "weights that are text": (
         "weights.safetensors",
         lambda p: p.write_text("hello"),
-        "is not a whole safetensors file",
+        "is not a whole file of plain weights",
     ),
-    "weights that are empty": ("weights.safetensors", lambda p: p.write_bytes(b""), "is not a whole safetensors file"),
+    "weights that are empty": (
+        "weights.safetensors",
+        lambda p: p.write_bytes(b""),
+        "is not a whole file of plain weights",
+    ),
     "weights that are a pickle": (
         "weights.safetensors",
         lambda p: torch.save({}, p),
-        "is not a whole safetensors file",
+        "is not a whole file of plain weights",
     ),
     "foreign weights": ("weights.safetensors", other_keys, "do not fit this network"),
     "weights of another shape": ("weights.safetensors", other_shapes, "fc.weight is (3, 3), expected"),
@@ -361,7 +365,7 @@ def test_a_broken_checkpoint_is_explained_and_kept(tmp_path: Path, capsys: pytes
     out = tmp_path / "out"
     fails([*SUPERNET, "--lr", "1e30", "--out", str(out)], "try a lower lr", capsys)
     (out / "checkpoint.pt").write_bytes(b"half a checkpoint")
-    fails([*SUPERNET, "--lr", "1e30", "--out", str(out)], "is no checkpoint", capsys)
+    fails([*SUPERNET, "--lr", "1e30", "--out", str(out)], "delete a checkpoint.pt to start its run anew", capsys)
     assert (out / "checkpoint.pt").read_bytes() == b"half a checkpoint"
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ean_lib.measure import count_parameters
-from ean_lib.official import PUBLISHED_SCHEMES, load_official, published_scheme, read_checkpoint
+from ean_lib.official import PUBLISHED_SCHEMES, load_official, published_scheme
+from ean_lib.runs import load_weights
 
 BACKBONE_WITH_BIASES = 25_583_592
 SHARE_FULL = {"se": 26_283_992, "sge": 25_584_104, "dia": 28_384_612}
@@ -258,10 +259,7 @@ def test_checkpoint_files_of_both_kinds_are_read(tmp_path):
     weights = {"conv1.weight": torch.randn(2, 3)}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "official.pth.tar")
     save_file(weights, tmp_path / "official.safetensors")
-    read = (
-        read_checkpoint(tmp_path / "official.pth.tar")["state_dict"],
-        read_checkpoint(tmp_path / "official.safetensors"),
-    )
+    read = (load_weights(tmp_path / "official.pth.tar")["state_dict"], load_weights(tmp_path / "official.safetensors"))
     assert all(torch.equal(part["conv1.weight"], weights["conv1.weight"]) for part in read)
 
 
@@ -272,8 +270,8 @@ class Trap:
 
 def test_a_file_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path, capsys):
     torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(ValueError, match="not a whole checkpoint of plain weights"):
-        read_checkpoint(tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match="not a whole file of plain weights"):
+        load_weights(tmp_path / "trap.pth")
     assert "ran" not in capsys.readouterr().out
 
 
@@ -286,10 +284,10 @@ def test_a_broken_file_says_what_is_wrong(tmp_path, name):
     (tmp_path / "empty.pth").write_bytes(b"")
     (tmp_path / "text.pth").write_text("404: not found")
     with pytest.raises(ValueError, match=f"{name} is not a whole"):
-        read_checkpoint(tmp_path / name)
+        load_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["none.pth", "none.safetensors"])
 def test_a_file_that_is_not_there_says_so(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"there is no .*{name}"):
-        read_checkpoint(tmp_path / name)
+        load_weights(tmp_path / name)

@@ -4,8 +4,6 @@ The authors' code puts a BatchNorm after the spatial convolution. The paper's eq
 has this: in a module that blocks share, it would mix the statistics of different blocks.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """What several attention modules need: checked sizes, and statistics that are safe in half precision."""
 
-from __future__ import annotations
-
 from numbers import Real
 from typing import Any
 

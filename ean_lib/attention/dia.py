@@ -6,8 +6,6 @@ things differ from an ordinary LSTM cell: the input and the hidden map go throug
 hidden state is o * sigmoid(c), not o * tanh(c), so that it is a gate between 0 and 1.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

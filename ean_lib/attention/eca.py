@@ -1,7 +1,5 @@
 """Efficient Channel Attention (Wang et al., CVPR 2020): a convolution along the channels."""
 
-from __future__ import annotations
-
 import math
 
 import torch

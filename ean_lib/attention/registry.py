@@ -1,7 +1,5 @@
 """The names of the attention modules, and how to add one's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Squeeze-and-Excitation (Hu et al., CVPR 2018): a channel gate from the global average of every channel."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

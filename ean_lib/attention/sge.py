@@ -4,8 +4,6 @@ At 32x32 input the last maps of a ResNet-50 are 1x1, and a plain division by the
 NaN. Here they, and all constant maps, get the gate sigmoid(bias), with finite gradients.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

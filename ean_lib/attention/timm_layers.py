@@ -5,8 +5,6 @@ finds out. Some of these layers hold a BatchNorm (cbam, coord, sk, ...). Where a
 that BatchNorm mixes the statistics of all connected blocks: prefer the layers without one.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from contextlib import suppress
 from typing import Any

@@ -3,8 +3,6 @@
 Like the scheme explorer it is an anywidget where there is a kernel, and complete in itself in a published page.
 """
 
-from __future__ import annotations
-
 import html
 import io
 from base64 import b64encode

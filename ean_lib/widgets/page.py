@@ -1,7 +1,5 @@
 """What the widgets share: beside a kernel they are anywidgets, and in a published page they need no kernel."""
 
-from __future__ import annotations
-
 import html
 import json
 from pathlib import Path

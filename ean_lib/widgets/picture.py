@@ -1,7 +1,5 @@
 """The picture of a connection scheme that stands for the explorer where no script runs."""
 
-from __future__ import annotations
-
 import html
 
 from ean_lib.schemes import Scheme

@@ -5,8 +5,6 @@ network is given, Python scores the schemes that the reader chooses. In a publis
 output's text/html form embeds the module, the table and a host of ten lines, and asks nobody for anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

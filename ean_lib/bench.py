@@ -216,7 +216,6 @@ def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, place: Pla
             scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=place.device)
             scores[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
         run.finish(scores)
-    run.close()
 
 
 def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> None:
@@ -228,4 +227,3 @@ def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) ->
         rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
         costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device, rounds=rounds)
         run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
-    run.close()

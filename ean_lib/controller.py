@@ -9,12 +9,12 @@ switch of `ControllerConfig`; `mode="official"` reproduces all of them, `mode="c
 Everything runs on the CPU in float64: the controller is tiny, and its results then repeat to the bit.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from statistics import pstdev
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -24,17 +24,6 @@ from torch.nn.functional import logsigmoid, softplus
 
 from ean_lib.checks import Count, Fraction, NotNegative, Whole, check_options
 
-SWITCHES = (
-    *("stack_samples", "per_sample_bonus", "replay_with_bonus", "scheme_ratio", "advantage_before_baseline"),
-    *("logit_table", "explore_tanh", "drop_constant", "cache", "keep_best"),
-)
-# What a field left at None becomes: (official, corrected). Our numbers were tuned on tables of rewards.
-BY_MODE: dict[str, tuple[Any, Any]] = dict.fromkeys(SWITCHES, (False, True)) | {
-    "learning_rate": (0.05, 0.1),
-    "adam_beta2": (0.999, 0.9),
-    "lambda_rnd": (1.0, 0.1),
-    "entropy_weight": (0.0, 0.0),
-}
 OFFICIAL_CONSTANT = 54.0  # percent; the authors subtract it from every reward
 OFFICIAL_TEMPERATURE = 5.0
 MAX_LOG_ODDS = 5.0  # where explore_tanh is on: no probability leaves [0.0067, 0.9933]
@@ -100,6 +89,16 @@ class ControllerConfig:
         return replace(self, **{name: BY_MODE[name][self.mode == "corrected"] for name in missing})
 
 
+SWITCHES = tuple(field.name for field in fields(ControllerConfig) if field.type == bool | None)  # the ten above
+# What a field left at None becomes: (official, corrected). Our numbers were tuned on tables of rewards.
+BY_MODE: dict[str, tuple[Any, Any]] = dict.fromkeys(SWITCHES, (False, True)) | {
+    "learning_rate": (0.05, 0.1),
+    "adam_beta2": (0.999, 0.9),
+    "lambda_rnd": (1.0, 0.1),
+    "entropy_weight": (0.0, 0.0),
+}
+
+
 def perceptron(widths: Iterable[int], generator: torch.Generator) -> nn.Sequential:
     """Linear layers with ReLU between, with torch's usual initialisation drawn from an explicit generator."""
     layers: list[nn.Module] = []
@@ -137,7 +136,7 @@ class Novelty:
         self.fixed = perceptron((blocks, RND_WIDTH, RND_WIDTH, 4 * blocks), generator).requires_grad_(False)
         self.learned = perceptron((blocks, RND_WIDTH, 4 * blocks), generator)
         self.optimizer = torch.optim.Adam(self.learned.parameters(), lr=self.config.rnd_learning_rate)
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.met: list[float] = []  # all errors so far
 
     def errors(self, schemes: Tensor) -> Tensor:
         """Squared distance between the two embeddings: (n, m) bool -> (n,)."""
@@ -153,12 +152,8 @@ class Novelty:
         errors = errors.detach()
         if not self.config.per_sample_bonus:
             return errors.sum().expand(len(schemes))
-        for error in errors.tolist():  # Welford's running variance
-            self.count += 1
-            delta = error - self.mean
-            self.mean += delta / self.count
-            self.squares += delta * (error - self.mean)
-        deviation = math.sqrt(self.squares / self.count)
+        self.met += errors.tolist()
+        deviation = pstdev(self.met)
         return errors / deviation if deviation > 0 else torch.zeros_like(errors)
 
 

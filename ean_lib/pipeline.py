@@ -111,7 +111,7 @@ def open_run(out: Path, kind: str, task: Task, place: Place, seed: int, **config
     full = {"kind": kind, "task": dataclasses.asdict(task), **origin, **config}
     state = PartialState(cpu=place.device == "cpu")
     with state.main_process_first():
-        return Run.open(out, full, origin, writer=state.is_main_process), data
+        return Run(out, full, origin, writer=state.is_main_process), data
 
 
 def run_supernet(
@@ -136,7 +136,6 @@ def run_supernet(
         history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
         full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
         run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
-    run.close()
     return run.result
 
 
@@ -178,7 +177,6 @@ def run_search(
             result = search(reward, net.stages, config, lambda record: bar.update())
         run.finish(json.loads(result.to_json()))
     state.wait_for_everyone()
-    run.close()
     return SearchResult.from_json(json.dumps(run.result))
 
 
@@ -228,7 +226,6 @@ def run_retrain(
         if hold_out:
             outcome["val_accuracy"] = evaluate(net, data.val, device=place.device)
         run.finish({**named, "connected": scheme.connected, **outcome}, None if hold_out else net.state_dict())
-    run.close()
     return run.result
 
 

@@ -99,63 +99,50 @@ def load_weights(path: Path | str) -> dict[str, Any]:
 
 
 class Run:
-    """One run's folder, created by :meth:`open` or continued where its configuration is the same.
+    """One run's folder: created for a configuration, or continued where the configuration is the same.
 
-    Attributes:
+    Args:
         path: the folder.
-        finished: whether the result is there.
+        config: all that decides the result.
+        provenance: noted beside versions and hardware.
+        writer: False in all processes of a distributed run but the first; they only read.
+
+    Raises:
+        ValueError: if the folder holds a run of another configuration, or other files.
+        BusyError: if the run is going on now, in another process.
+        OSError: if it cannot be written.
     """
 
-    def __init__(self, path: Path, session: dict[str, Any], lock: FileLock | None) -> None:
-        self.path = path
-        self._session = session
-        self._lock = lock  # None: another process of this run writes
+    def __init__(self, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True) -> None:
+        self.path = path = Path(path)
+        self._lock: FileLock | None = None  # where it is None, nothing is written
         self._started = time.monotonic()
-
-    @classmethod
-    def open(cls, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True) -> Run:
-        """Create the folder for config, or go on in it.
-
-        Args:
-            path: the folder.
-            config: all that decides the result.
-            provenance: noted beside versions and hardware.
-            writer: False in all processes of a distributed run but the first; they only read.
-
-        Raises:
-            ValueError: if the folder holds a run of another configuration, or other files.
-            BusyError: if the run is going on now, in another process.
-            OSError: if it cannot be written.
-        """
-        path = Path(path)
-        if not writer:
-            return cls(path, {}, None)
+        self._session = environment() | dict(provenance or {})
+        config_file = path / "config.json"
         if path.exists() and not path.is_dir():
             raise ValueError(f"the run folder {path} is a file; choose another --out")
-        config = json.loads(to_json(config))
-        config_file = path / "config.json"
+        begun = any((path / name).exists() for name in ("checkpoint.pt", "metrics.jsonl", "result.json"))
         if config_file.exists():
-            differences = _differences(read_json(config_file), config)
-            begun = [name for name in ("checkpoint.pt", "metrics.jsonl", "result.json") if (path / name).exists()]
-            if differences and begun:
+            differences = _differences(read_json(config_file), json.loads(to_json(config)))
+            if begun and differences:
                 what = f"{path} holds a run of another configuration: {'; '.join(differences[:5])}"
                 raise ValueError(f"{what}; choose another --out, or delete the folder; nothing was changed")
         elif path.is_dir() and any(p for p in path.iterdir() if not p.name.startswith(".")):
             raise ValueError(f"{path} holds files but no config.json, so it is no run folder; choose another --out")
+        if not writer or self.finished:
+            return
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock")
+        self._lock = FileLock(path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout:
             raise BusyError(f"another process is working in {path}; wait for it, or choose another --out") from None
         for litter in path.glob(".*.part"):  # of a process that was killed while writing
             litter.unlink()
-        if not config_file.exists() or read_json(config_file) != config:
+        if not begun:
             write_atomically(config_file, to_json(config))
-        run = cls(path, {**environment(), **(provenance or {})}, lock)
-        if not run.finished:
-            run._note_session()
-        return run
+        if not self.finished:
+            self._note_session()
 
     @property
     def finished(self) -> bool:
@@ -165,14 +152,14 @@ class Run:
     def result(self) -> Any:
         return read_json(self.path / "result.json")
 
-    def save_checkpoint(self, state: Mapping[str, Any], metrics: Iterable[Record]) -> None:
-        """Write what is needed to go on, then the metrics so far."""
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write what is needed to go on; then the metrics so far, its `history`."""
         if self._lock is None:
             return
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save(state, buffer)
         write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
-        self.write_metrics(metrics)
+        self.write_metrics(state["history"])
         self._note_session()
 
     def load_checkpoint(self) -> dict[str, Any] | None:

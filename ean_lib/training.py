@@ -169,12 +169,11 @@ def train(
                     bar.set_postfix(epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%")
                 optimizer.step()
                 bar.update()
-            lr = learning_rate((epoch + 1) * steps_per_epoch - 1, total, config)
-            record = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "lr": lr}
+            record = {"epoch": epoch + 1, "step": step + 1, "lr": optimizer.param_groups[0]["lr"]}
             history.append({**record, "loss": meter.loss, "accuracy": meter.accuracy})
-            if run is not None and accelerator.is_main_process:
+            if run is not None:
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-                run.save_checkpoint({**state, "generator": generator.get_state(), "history": history}, history)
+                run.save_checkpoint({**state, "generator": generator.get_state(), "history": history})
             accelerator.wait_for_everyone()
     return history
 
@@ -195,25 +194,23 @@ class _Meter:
     """Loss and accuracy of an epoch so far, over all processes, fetched from the device only now and then."""
 
     def __init__(self, accelerator: Accelerator, first_step: int) -> None:
-        self.accelerator, self.first_step, self.steps = accelerator, first_step, 0
+        self.accelerator, self.first_step = accelerator, first_step
         self.pending: list[Tensor] = []  # (loss, correct, count) of each step
-        self.loss_sum = self.correct = self.count = 0.0
+        self.rows = torch.empty(0, 3, dtype=torch.float64)  # the same, over all processes
 
     def check(self) -> None:
         """Take in what is pending; raise if a step's loss is not finite."""
-        rows = self.accelerator.reduce(torch.stack(self.pending), "sum").cpu()
+        self.rows = torch.cat([self.rows, self.accelerator.reduce(torch.stack(self.pending), "sum").cpu()])
         self.pending.clear()
-        bad = (~rows[:, 0].isfinite()).nonzero()
-        if len(bad):
-            step = self.first_step + self.steps + int(bad[0])
+        bad = (~self.rows[:, 0].isfinite()).nonzero().flatten().tolist()
+        if bad:
             advice = "try a lower lr (a tenth of it), precision fp32 instead of bf16, and look for broken values in the"
-            what = f"the loss is {rows[int(bad[0]), 0].item()} at step {step} (finite until then)"
+            loss, step = self.rows[bad[0], 0].item(), self.first_step + bad[0]
+            what = f"the loss is {loss} at step {step} (finite until then)"
             raise NonFiniteLossError(f"{what}; {advice} images or weights")
-        self.steps += len(rows)
-        self.loss_sum += rows[:, 0].sum().item() / self.accelerator.num_processes
-        self.correct += rows[:, 1].sum().item()
-        self.count += rows[:, 2].sum().item()
-        self.loss, self.accuracy = self.loss_sum / self.steps, 100 * self.correct / self.count
+        loss, correct, count = self.rows.sum(0).tolist()
+        self.loss = loss / len(self.rows) / self.accelerator.num_processes
+        self.accuracy = 100 * correct / count
 
 
 @torch.no_grad()

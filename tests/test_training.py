@@ -70,12 +70,12 @@ def test_a_training_cut_off_after_an_epoch_resumes_to_the_same_bits(
         raise Killed
 
     for _ in range(2):  # dies after epoch 1, then after epoch 2
-        run = Run.open(tmp_path / "run", {"kind": "test"})
+        run = Run(tmp_path / "run", {"kind": "test"})
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(Run, "save_checkpoint", save_and_die)
             weights_after(config, run=run)
         run.close()
-    run = Run.open(tmp_path / "run", {"kind": "test"})
+    run = Run(tmp_path / "run", {"kind": "test"})
     assert len(run.read_metrics()) == 2
     assert equal(weights_after(config, run=run), whole)
 

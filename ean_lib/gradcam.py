@@ -7,8 +7,8 @@ copy of its output, so that an in-place operation cannot spoil the activation th
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -18,22 +18,10 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ean_lib.attention.common import statistics_dtype
 from ean_lib.checks import check
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import AttentionResNet, eval_mode
 from ean_lib.schemes import Scheme
 
 Targets = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
-
-
-@contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
-    """The network in eval mode; afterwards, and after an error, every module's mode is as it was."""
-    training = [module for module in net.modules() if module.training]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def grad_cam(
@@ -75,7 +63,7 @@ def grad_cam(
 
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone() if x.is_inference() else x.detach()
-        with _eval_mode(net), module.register_forward_hook(keep):
+        with eval_mode(net), module.register_forward_hook(keep):
             scores = net(x) if scheme is None else net(x, scheme)
         activation = _choose_call(calls, call_index)
         with torch.enable_grad():
@@ -154,7 +142,7 @@ def attention_gates(net: AttentionResNet, x: Tensor, scheme: Any = None) -> dict
     blocks = [(s, i, module) for (s, i, module), on in zip(net.connections(), scheme.bits, strict=True) if on]
     modules = {module for _, _, module in blocks if module is not None}
     gates: list[Tensor] = []
-    with torch.no_grad(), _eval_mode(net), ExitStack() as hooks:
+    with torch.no_grad(), eval_mode(net), ExitStack() as hooks:
         for module in modules:
             if not hasattr(module, "gate"):
                 raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
@@ -225,7 +213,7 @@ def deletion_insertion(
     fractions = torch.linspace(0, 1, steps + 1, device=x.device)
     points = []
     given = () if scheme is None else (scheme,)
-    with torch.no_grad(), _eval_mode(net):
+    with torch.no_grad(), eval_mode(net):
         targets = net(x, *given).argmax(1) if targets is None else targets
         for fraction in fractions:
             chosen = rank < torch.round(fraction * x[0, 0].numel())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -242,6 +243,18 @@ class AttentionResNet(nn.Module):
         own = {name: value for name, value in self.state_dict().items() if ".attention." not in name}
         check_state_dict(state_dict, own, "the backbone's weights")
         self.load_state_dict(dict(state_dict), strict=False)
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """The network in eval mode; afterwards, and after an error, every module's mode is as it was."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def check_state_dict(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -295,20 +295,17 @@ def run_measure(
         rounds: Timings of each network; the median is reported with its quartiles.
     """
     check("what to measure", folders, len(folders) > 0, "at least one folder of a finished retraining")
-    first = rebuild(Task, finished(folders[0], "retrain")[0]["task"])
-    data = first.data(place.data_dir)
-    backbone = first.network(data.num_classes, Scheme.none(first.stages))
-    networks: dict[str, AttentionResNet] = {}
-    for folder in folders:
-        task = rebuild(Task, finished(folder, "retrain")[0]["task"])
-        if dataclasses.replace(task, attention=first.attention) != first:
+    tasks = [rebuild(Task, finished(folder, "retrain")[0]["task"]) for folder in folders]
+    for folder, task in zip(folders, tasks, strict=True):
+        if dataclasses.replace(task, attention=tasks[0].attention) != tasks[0]:
             raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
-        networks[str(folder)] = load_network(folder)
-    shape = (batch_size, 3, *data.image_size)
-    measured = measure(networks, backbone, shape, device=place.device, rounds=rounds)
-    costs = {name: dataclasses.asdict(cost) for name, cost in measured.items()}
-    for name, cost in costs.items():
-        write_atomically(Path(name) / "measure.json", to_json(cost))
+    data = tasks[0].data(place.data_dir)
+    backbone = tasks[0].network(data.num_classes, Scheme.none(tasks[0].stages))
+    networks = {str(folder): load_network(folder) for folder in folders}
+    measured = measure(networks, backbone, (batch_size, 3, *data.image_size), device=place.device, rounds=rounds)
+    costs = {folder: dataclasses.asdict(cost) for folder, cost in measured.items()}
+    for folder, cost in costs.items():
+        write_atomically(Path(folder) / "measure.json", to_json(cost))
     return costs
 
 

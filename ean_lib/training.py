@@ -23,7 +23,7 @@ from tyro.conf import Suppress  # the command line gives one seed to all parts
 
 from ean_lib.checks import Count, Fraction, NotNegative, Seed, check, check_options
 from ean_lib.data import Data, Split
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import AttentionResNet, eval_mode
 from ean_lib.runs import Run, find_device
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import SAMPLERS
@@ -217,13 +217,11 @@ class _Meter:
 def evaluate(
     net: AttentionResNet, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
 ) -> float:
-    """Accuracy (%) of net on a split, in eval mode; the network's training flag is put back."""
-    target, was_training = find_device(device), net.training
-    net.to(target, memory_format=torch.channels_last).eval()
-    try:
+    """Accuracy (%) of net on a split, in eval mode; the network's mode is put back."""
+    target = find_device(device)
+    net.to(target, memory_format=torch.channels_last)
+    with eval_mode(net):
         hits = [(net(x, scheme).argmax(1) == y).sum() for x, y in split.batches(batch_size, device=target)]
-    finally:
-        net.train(was_training)
     return 100 * torch.stack(hits).sum().item() / len(split)
 
 

@@ -137,13 +137,12 @@ class Split:
             rank, world: this process and their number; rank r gets the r-th of `world` contiguous slices.
         """
         shares = rank_slices(len(self), batch_size, drop_last, rank, world)
-        check_augment(augment, generator)
+        order = epoch_order(len(self), augment, generator)
         images, labels = self.on(device)
         device, (count, height, width, _) = images.device, images.shape
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         flip = corner = None
         if "flip" in augment:
-            flip = torch.randint(2, (count,), generator=generator).to(device)
+            flip = torch.randint(2, (count, 1, 1, 1), generator=generator).to(device).bool()
         if "crop" in augment:
             tops = torch.randint(2 * border(height) + 1, (count,), generator=generator)
             lefts = torch.randint(2 * border(width) + 1, (count,), generator=generator)
@@ -158,8 +157,7 @@ class Split:
             for share in shares:
                 x = images.index_select(0, order[share])
                 if flip is not None:
-                    both = torch.cat([x, x.flip(2)])
-                    x = both.index_select(0, flip[share] * len(x) + torch.arange(len(x), device=device))
+                    x = torch.where(flip[share], x.flip(2), x)
                 if corner is not None:
                     x = crop(x, *corner[:, share])
                 x = torch.addcmul(shift, x.flatten(1).to(torch.float32), scale)
@@ -182,12 +180,17 @@ def crop(x: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
     return windows[torch.arange(count, device=x.device), tops, lefts].view(x.shape)
 
 
-def check_augment(augment: Sequence[str], generator: torch.Generator | None) -> None:
-    """Raises a `ValueError` for a name that is not in `AUGMENTATIONS`, or if there is no generator for it."""
+def epoch_order(count: int, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:
+    """The order of an epoch's images, int64 (count,): random if there is a generator.
+
+    Raises:
+        ValueError: a name that is not in `AUGMENTATIONS`, or an augmentation without a generator.
+    """
     for name in augment:
         check_choice("augmentation", name, AUGMENTATIONS)
     if augment and generator is None:
         raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=()")
+    return torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
 
 
 def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: int) -> list[slice]:

@@ -49,9 +49,8 @@ def load_cifar(
         (whole, test), class_names = read_npz(npz), CLASSES10
     else:
         (whole, test), class_names = read_torchvision(name, directory, download)
-    rest, val = hold_out(whole.labels, 5000 // len(class_names) if val_per_class is None else val_per_class)
-    train = rest[take(whole.labels[rest], subset, seed)]
-    parts = (whole.select(train), whole.select(val), test)
+    train, val = hold_out(whole, 5000 // len(class_names) if val_per_class is None else val_per_class)
+    parts = (take(train, subset, seed), val, test)
     return Data(name, len(class_names), class_names, (32, 32), *MEAN_STD[name], *parts, augment=AUGMENTATIONS)
 
 

@@ -50,18 +50,19 @@ class CuedShapes:
 
 
 def load_cued_shapes(
-    *, subset: int | None = None, seed: int = 0, objects: int = 3, cue_size: int = 10, noise: float = 0.05,
-    contrast: float = 0.25, val_count: int = 2_000, test_count: int = 2_000,
+    *, subset: int | None = None, seed: int = 0,
+    objects: int = 3, cue_size: int = 10, noise: float = 0.05, contrast: float = 0.25,
 ) -> Data:  # fmt: skip
     """The dataset in three parts, class-balanced and generated anew at each call (about a second).
 
-    `seed` generates the training part; search-val and test are the same for all seeds. `subset` is the number
-    of training images, 12,000 where it is None; it can be larger. The rest is as in `make_cued_shapes`.
+    `seed` generates the training part; search-val and test, of 2,000 images each, are the same for all seeds.
+    `subset` is the number of training images, 12,000 where it is None; it can be larger. The rest is as in
+    `make_cued_shapes`.
     """
     style = {"objects": objects, "cue_size": cue_size, "noise": noise, "contrast": contrast}
     train = make_cued_shapes(12_000 if subset is None else subset, seed, stream=0, masks=False, **style)
-    val = make_cued_shapes(val_count, SPLIT_SEED, stream=1, masks=False, **style)
-    test = make_cued_shapes(test_count, SPLIT_SEED, stream=2, masks=False, **style)
+    val = make_cued_shapes(2_000, SPLIT_SEED, stream=1, masks=False, **style)
+    test = make_cued_shapes(2_000, SPLIT_SEED, stream=2, masks=False, **style)
     parts = (Split(made.images, made.labels, MEAN, STD) for made in (train, val, test))
     return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, *parts)
 

@@ -67,9 +67,8 @@ def load_image_folder(
     if val_per_class is None:
         val_per_class = max(1, min(100, int(torch.bincount(train.labels).min()) // 10))
     for part in [part for part in ("test", "val") if part not in parts]:
-        rest, held_out = splits.hold_out(train.labels, val_per_class)
-        train, parts[part] = train.select(rest), train.select(held_out)
-    parts["train"] = train.select(splits.take(train.labels, subset, seed))
+        train, parts[part] = splits.hold_out(train, val_per_class)
+    parts["train"] = splits.take(train, subset, seed)
     if sum(map(len, parts.values())) * 3 * size**2 <= memory_gb * 1e9:
         parts = {name: part.in_memory() for name, part in parts.items()}
     augment = splits.AUGMENTATIONS

@@ -217,27 +217,28 @@ def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     return shuffled[torch.tensor(drawn.sort_values(["round", "label"]).index)]
 
 
-def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
-    """Indices (the rest, `per_class` images of each class), both in order, the same for all seeds.
+def hold_out(split: Split, per_class: int) -> tuple[Split, Split]:
+    """The rest of a split, and `per_class` images of each class, both in order, the same for all seeds.
 
     Raises:
         ValueError: unless 1 <= per_class < the size of the smallest class.
     """
-    fewest = int(torch.bincount(labels).min())
+    sizes = torch.bincount(split.labels)
+    fewest = int(sizes.min())
     limits = f"in 1..{fewest - 1}, as the smallest class has {fewest} training images and one must be left"
     check("val_per_class", per_class, 1 <= per_class < fewest, limits)
-    order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
-    held_out = per_class * len(torch.bincount(labels))
-    return order[held_out:].sort().values, order[:held_out].sort().values
+    order = class_balanced_order(split.labels, torch.Generator().manual_seed(SPLIT_SEED))
+    held_out, rest = order.tensor_split([per_class * len(sizes)])
+    return split.select(rest.sort().values), split.select(held_out.sort().values)
 
 
-def take(labels: Tensor, subset: int | None, seed: int) -> Tensor:
-    """Indices of `subset` images (None: all), class-balanced, drawn by `seed`; a smaller one begins a larger.
+def take(split: Split, subset: int | None, seed: int) -> Split:
+    """`subset` images (None: all) of a split, class-balanced, drawn by `seed`; a smaller one begins a larger.
 
     Raises:
         ValueError: if `subset` is not in 1..the images there are.
     """
     if subset is None:
-        return torch.arange(len(labels))
-    check("subset", subset, 1 <= subset <= len(labels), f"in 1..{len(labels)}, the training images there are")
-    return class_balanced_order(labels, torch.Generator().manual_seed(seed))[:subset]
+        return split
+    check("subset", subset, 1 <= subset <= len(split), f"in 1..{len(split)}, the training images there are")
+    return split.select(class_balanced_order(split.labels, torch.Generator().manual_seed(seed))[:subset])

@@ -137,9 +137,9 @@ class Split:
             rank, world: this process and their number; rank r gets the r-th of `world` contiguous slices.
         """
         shares = rank_slices(len(self), batch_size, drop_last, rank, world)
-        order = epoch_order(len(self), augment, generator)
         images, labels = self.on(device)
         device, (count, height, width, _) = images.device, images.shape
+        order = epoch_order(count, augment, generator).to(device)
         flip = corner = None
         if "flip" in augment:
             flip = torch.randint(2, (count, 1, 1, 1), generator=generator).to(device).bool()
@@ -147,7 +147,6 @@ class Split:
             tops = torch.randint(2 * border(height) + 1, (count,), generator=generator)
             lefts = torch.randint(2 * border(width) + 1, (count,), generator=generator)
             corner = torch.stack([tops, lefts]).to(device)
-        order = order.to(device)
         # one multiply-add; a constant per number of the image is far faster than one per colour
         std = torch.tensor(self.std, device=device)
         scale = (1 / (255 * std)).repeat(height * width)

@@ -44,7 +44,7 @@ def load_image_folder(
         val_per_class: images of each class in each part that is held out; by default a tenth of the smallest
             class, at most 100 (EAN's number on ImageNet), at least 1.
         memory_gb: decode all parts into memory if they take at most so many gigabytes, otherwise read lazily.
-        workers: threads that read and decode images; 0 is as 1.
+        workers: threads that read and decode images, at least one (0 counts as 1).
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -146,11 +146,9 @@ class LazySplit:
     @property
     def checksum(self) -> str:
         """SHA-256 of each file's class folder, name and size and of its label; the contents are not read."""
-        digest = hashlib.sha256()
-        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            file = Path(path)
-            digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode())
-        return digest.hexdigest()
+        files = zip(map(Path, self.paths), self.labels.tolist(), strict=True)
+        lines = [f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n" for file, label in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def select(self, indices: Tensor) -> LazySplit:
         """The images at `indices` (int64), in that order."""

@@ -174,9 +174,10 @@ class LazySplit:
         shares = splits.rank_slices(len(self), batch_size, drop_last, rank, world)
         order = splits.epoch_order(len(self), augment, generator)
         seed = int(torch.randint(2**62, (), generator=generator)) if augment else 0
+        none = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)  # a rank's last share can be empty
 
-        def read(n: int) -> Tensor:
-            return read_image(self.paths[order[n]], self.size, augment, seed + n)
+        def read(n: int) -> Tensor:  # (1, 3, size, size)
+            return read_image(self.paths[order[n]], self.size, augment, seed + n)[None]
 
         def epoch() -> Iterator[Batch]:
             decoded: list[Iterator[Tensor]] = []  # of each batch so far and of the next two, as they become ready
@@ -184,7 +185,7 @@ class LazySplit:
                 for n, share in enumerate(shares):
                     for ahead in shares[len(decoded) : n + 3]:
                         decoded.append(pool.map(read, range(ahead.start, ahead.stop)))
-                    x = torch.stack(list(decoded[n])).to(device, memory_format=torch.channels_last)
+                    x = torch.cat([none, *decoded[n]]).to(device, memory_format=torch.channels_last)
                     yield normalize(x / 255, MEAN, STD), self.labels[order[share]].to(device)
 
         return epoch()

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ean_lib.checks import check, check_keywords, suggest
+from ean_lib.checks import check_keywords, suggest
 from ean_lib.data.cifar import load_cifar
 from ean_lib.data.cued_shapes import load_cued_shapes
 from ean_lib.data.folder import load_image_folder
@@ -38,8 +38,7 @@ def load_data(
         ValueError: an unknown name or option, an option out of range, or damaged data.
         FileNotFoundError: data that is not there; the message says where it was looked for and how to get it.
     """
-    check("a dataset", name, isinstance(name, str), f"named by a text, one of {', '.join(DATASETS)}")
-    kind, _, path = name.partition(":")
+    kind, _, path = str(name).partition(":")
     if name in ("cifar10", "cifar100"):
         load, arguments = load_cifar, (name, data_directory(root))
     elif name == "cued_shapes":
@@ -47,6 +46,6 @@ def load_data(
     elif kind == "image_folder" and path:
         load, arguments = load_image_folder, (path,)
     else:
-        raise ValueError(f"unknown dataset {name!r}. {suggest(name, list(DATASETS))}")
+        raise ValueError(f"unknown dataset {name!r}. {suggest(str(name), list(DATASETS))}")
     check_keywords(kind, load, options)
     return load(*arguments, subset=subset, seed=seed, **options)

@@ -1,32 +1,28 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from `cifar10.npz`, torchvision's folder, or a download.
 
-`cifar10.npz` is the offline form: arrays x_train (50000, 32, 32, 3), y_train, x_test, y_test, all uint8, each
-checked by its SHA-256.
+`cifar10.npz` is the offline form: arrays x_train (50000, 32, 32, 3), y_train, x_test, y_test, all uint8. Both of
+its parts are checked by their SHA-256, as torchvision checks its files.
 """
 
-import hashlib
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from ean_lib.checks import check
 from ean_lib.data.splits import AUGMENTATIONS, Data, Split, hold_out, take
 
-ARRAYS = {  # name -> shape and SHA-256 of the array in cifar10.npz
-    "x_train": ((50000, 32, 32, 3), "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a"),
-    "y_train": ((50000,), "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253"),
-    "x_test": ((10000, 32, 32, 3), "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04"),
-    "y_test": ((10000,), "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5"),
+CHECKSUMS = {  # of the parts of cifar10.npz
+    "train": "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2",
+    "test": "e54a434ec35094516eacbaac0f2f9550358d985e9d1f71b47d41d333c15ba304",
 }
 CLASSES10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN_STD = {  # of the training images
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
-Arrays = dict[str, np.ndarray]
 
 
 def load_cifar(
@@ -50,39 +46,39 @@ def load_cifar(
     """
     npz = directory / "cifar10.npz"
     if name == "cifar10" and npz.exists():
-        arrays, class_names = read_npz(npz), CLASSES10
+        (whole, test), class_names = read_npz(npz), CLASSES10
     else:
-        arrays, class_names = read_torchvision(name, directory, download)
+        (whole, test), class_names = read_torchvision(name, directory, download)
+    train, val = hold_out(whole, 5000 // len(class_names) if val_per_class is None else val_per_class)
+    parts = (take(train, subset, seed), val, test)
+    return Data(name, len(class_names), class_names, (32, 32), *MEAN_STD[name], *parts, augment=AUGMENTATIONS)
+
+
+def to_split(name: str, images: np.ndarray, labels: np.ndarray | list[int]) -> Split:
+    """Images (N, 32, 32, 3) and labels (N,) of CIFAR as a split."""
     mean, std = MEAN_STD[name]
-    x_train, y_train, x_test, y_test = (torch.from_numpy(arrays[part]) for part in ARRAYS)
-    whole = Split(x_train.permute(0, 3, 1, 2), y_train.long(), mean, std)
-    test = Split(x_test.permute(0, 3, 1, 2), y_test.long(), mean, std)
-    rest, val = hold_out(whole.labels, 5000 // len(class_names) if val_per_class is None else val_per_class)
-    train = rest[take(whole.labels[rest], subset, seed)]
-    parts = (whole.select(train), whole.select(val), test)
-    return Data(name, len(class_names), class_names, (32, 32), mean, std, *parts, augment=AUGMENTATIONS)
+    return Split.from_arrays(images.transpose(0, 3, 1, 2), labels, mean=mean, std=std)
 
 
-def read_npz(path: Path, expected: dict = ARRAYS) -> Arrays:
-    """The arrays of `cifar10.npz`; `ValueError` naming the file where they are not the right ones."""
-    fix = "Delete it and get it again, or let load_data('cifar10', download=True) get torchvision's form."
+def read_npz(path: Path) -> list[Split]:
+    """The training and the test part in `cifar10.npz`; `ValueError` naming the file where they are not right."""
+    parts = []
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in expected}
+            for part, checksum in CHECKSUMS.items():
+                split = to_split("cifar10", file[f"x_{part}"], file[f"y_{part}"])
+                check(f"SHA-256 of the {part} part", split.checksum, split.checksum == checksum, checksum)
+                parts.append(split)
+    except PermissionError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, PermissionError):
-            raise
+        fix = "Delete it and get it again, or let load_data('cifar10', download=True) get torchvision's form."
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({error}). {fix}") from error
-    for name, (shape, digest) in expected.items():
-        array = np.ascontiguousarray(arrays[name])
-        got = f"{array.dtype} {array.shape}, SHA-256 {hashlib.sha256(array).hexdigest()}"
-        if got != (wanted := f"uint8 {shape}, SHA-256 {digest}"):
-            raise ValueError(f"{path}: {name} is damaged: it must be {wanted}, got {got}. {fix}")
-    return arrays
+    return parts
 
 
-def read_torchvision(name: str, directory: Path, download: bool) -> tuple[Arrays, tuple[str, ...]]:
-    """Arrays and class names from torchvision's folder in `directory`, downloaded first if asked for."""
+def read_torchvision(name: str, directory: Path, download: bool) -> tuple[list[Split], tuple[str, ...]]:
+    """The training and the test part and the class names from torchvision's folder, downloaded first if asked for."""
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     folder = directory / kind.base_folder
     if not folder.is_dir() and not download:
@@ -93,12 +89,10 @@ def read_torchvision(name: str, directory: Path, download: bool) -> tuple[Arrays
     if download and not folder.is_dir():
         print(f"Downloading {name} from {kind.url} to {directory} ...", file=sys.stderr)
     try:
-        parts = {part: kind(directory, part == "train", download=download) for part in ("train", "test")}
+        parts = [kind(directory, train, download=download) for train in (True, False)]
     except RuntimeError as error:
         fix = f"Delete it and get it again, for example by load_data('{name}', download=True)"
         raise ValueError(f"{folder} is damaged or incomplete ({error}). {fix}") from error
     except OSError as error:
         raise ConnectionError(f"{name} could not be got from {kind.url} to {directory}: {error}.") from error
-    arrays = {f"x_{part}": np.ascontiguousarray(data.data) for part, data in parts.items()}
-    arrays |= {f"y_{part}": np.array(data.targets, dtype=np.uint8) for part, data in parts.items()}
-    return arrays, tuple(parts["train"].classes)
+    return [to_split(name, part.data, part.targets) for part in parts], tuple(parts[0].classes)

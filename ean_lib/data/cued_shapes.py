@@ -34,8 +34,7 @@ Array = np.ndarray
 class CuedShapes:
     """Generated images with their ground truth; object 0 is the target. K is the number of objects.
 
-    Masks, boxes and cue boxes are None where they were not asked for. A box is (left, top, right, bottom) in
-    pixels, right and bottom exclusive.
+    Masks and cue boxes are None where they were not asked for.
     """
 
     images: Tensor  # uint8 (N, 3, 32, 32)
@@ -45,23 +44,23 @@ class CuedShapes:
     quadrants: Tensor  # int64 (N, K + 1), of the objects and then of the cue: 0 1 above, 2 3 below
     target_masks: Tensor | None = None  # bool (N, 32, 32)
     distractor_masks: Tensor | None = None  # bool (N, 32, 32), all distractors together
-    boxes: Tensor | None = None  # int16 (N, K, 4)
-    cue_boxes: Tensor | None = None  # int16 (N, 4)
+    cue_boxes: Tensor | None = None  # int16 (N, 4): left, top, right, bottom, the last two exclusive
 
 
 def load_cued_shapes(
-    *, subset: int | None = None, seed: int = 0, objects: int = 3, cue_size: int = 10, noise: float = 0.05,
-    contrast: float = 0.25, val_count: int = 2_000, test_count: int = 2_000,
+    *, subset: int | None = None, seed: int = 0,
+    objects: int = 3, cue_size: int = 10, noise: float = 0.05, contrast: float = 0.25,
 ) -> Data:  # fmt: skip
     """The dataset in three parts, class-balanced and generated anew at each call (about a second).
 
-    `seed` generates the training part; search-val and test are the same for all seeds. `subset` is the number
-    of training images, 12,000 where it is None; it can be larger. The rest is as in `make_cued_shapes`.
+    `seed` generates the training part; search-val and test, of 2,000 images each, are the same for all seeds.
+    `subset` is the number of training images, 12,000 where it is None; it can be larger. The rest is as in
+    `make_cued_shapes`.
     """
     style = {"objects": objects, "cue_size": cue_size, "noise": noise, "contrast": contrast}
     train = make_cued_shapes(12_000 if subset is None else subset, seed, stream=0, masks=False, **style)
-    val = make_cued_shapes(val_count, SPLIT_SEED, stream=1, masks=False, **style)
-    test = make_cued_shapes(test_count, SPLIT_SEED, stream=2, masks=False, **style)
+    val = make_cued_shapes(2_000, SPLIT_SEED, stream=1, masks=False, **style)
+    test = make_cued_shapes(2_000, SPLIT_SEED, stream=2, masks=False, **style)
     parts = (Split(made.images, made.labels, MEAN, STD) for made in (train, val, test))
     return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, *parts)
 
@@ -78,7 +77,7 @@ def make_cued_shapes(
         cue_size: side of the checker patch in pixels, an even number from 2 to 14; smaller is harder.
         noise: standard deviation of the noise of each pixel and colour, 0 to 1; full brightness is 1.
         contrast: largest amplitude of the background's grating, 0 to 0.5.
-        masks: also give masks and boxes.
+        masks: also give the masks and the boxes around the cues.
 
     Raises:
         ValueError: an option out of range.
@@ -136,22 +135,14 @@ def untile(tiles: Array) -> Array:
 
 
 def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) -> dict[str, Array]:
-    """Masks of the pixels that an object covers at least half, and boxes around them and the cue."""
-    image, k = np.arange(len(alpha))[:, None], quadrants.shape[1] - 1
-    solid = alpha >= 0.5
-    origin = np.stack([quadrants % 2, quadrants // 2], axis=-1) * TILE  # (n, K + 1, 2), left and top
-    target = (np.arange(4) == quadrants[:, :1])[:, :, None, None]
-    distractors = (np.arange(4) == quadrants[:, 1:k, None]).any(axis=1)[:, :, None, None]
-    tiles = solid[image, quadrants[:, :k]]  # (n, K, 16, 16)
-    sides = [tiles.any(axis=2), tiles.any(axis=3)]  # along x and along y
-    first = np.stack([side.argmax(-1) for side in sides], axis=-1)
-    last = np.stack([TILE - side[..., ::-1].argmax(-1) for side in sides], axis=-1)
-    boxes = np.concatenate([first + origin[:, :k], last + origin[:, :k]], axis=-1)
-    cue = corners + origin[:, k]
+    """Masks of the pixels that an object covers at least half, and boxes around the cues."""
+    solid, which = alpha >= 0.5, np.arange(4)
+    target = (which == quadrants[:, :1])[:, :, None, None]
+    distractors = (which == quadrants[:, 1:-1, None]).any(axis=1)[:, :, None, None]
+    cue = corners + TILE * np.stack([quadrants[:, -1] % 2, quadrants[:, -1] // 2], axis=-1)  # (n, 2), left and top
     return {
         "target_masks": untile(solid & target),
         "distractor_masks": untile(solid & distractors),
-        "boxes": boxes.astype(np.int16),
         "cue_boxes": np.concatenate([cue, cue + cue_size], axis=-1).astype(np.int16),
     }
 

@@ -9,20 +9,20 @@ PATH. Parts that fit in memory are decoded once (`Split`); larger ones are read 
 from __future__ import annotations
 
 import hashlib
-import os
+import math
+import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import normalize, pil_to_tensor
+from torchvision.transforms.functional import center_crop, normalize, pil_to_tensor, resize
 from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from ean_lib.checks import check, check_number
 from ean_lib.data import splits
@@ -44,7 +44,7 @@ def load_image_folder(
         val_per_class: images of each class in each part that is held out; by default a tenth of the smallest
             class, at most 100 (EAN's number on ImageNet), at least 1.
         memory_gb: decode all parts into memory if they take at most so many gigabytes, otherwise read lazily.
-        workers: threads that decode into memory, or processes that read lazily (0: none beside the main one).
+        workers: threads that read and decode images, at least one (0 counts as 1).
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -67,9 +67,8 @@ def load_image_folder(
     if val_per_class is None:
         val_per_class = max(1, min(100, int(torch.bincount(train.labels).min()) // 10))
     for part in [part for part in ("test", "val") if part not in parts]:
-        rest, held_out = splits.hold_out(train.labels, val_per_class)
-        train, parts[part] = train.select(rest), train.select(held_out)
-    parts["train"] = train.select(splits.take(train.labels, subset, seed))
+        train, parts[part] = splits.hold_out(train, val_per_class)
+    parts["train"] = splits.take(train, subset, seed)
     if sum(map(len, parts.values())) * 3 * size**2 <= memory_gb * 1e9:
         parts = {name: part.in_memory() for name, part in parts.items()}
     augment = splits.AUGMENTATIONS
@@ -93,38 +92,39 @@ def scan(folder: Path, size: int, workers: int, classes: tuple[str, ...] = ()) -
     return files.select(order), names
 
 
-class Files(Dataset):
-    """Decodes batches of images from a list of files; picklable, for worker processes."""
+def random_box(width: int, height: int, rng: random.Random) -> tuple[float, float, float, float]:
+    """A random part (left, top, right, bottom) of an image, 3/4 to 4/3 as wide as high.
 
-    def __init__(self, paths: Sequence[str], size: int, augment: Sequence[str] = ()) -> None:
-        self.paths, self.size, self.random = paths, size, bool(augment)
-        whole = [transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size)]  # 256 and 224
-        steps = [transforms.RandomResizedCrop(size)] if "crop" in augment else whole
-        self.transform = transforms.Compose(steps + [transforms.RandomHorizontalFlip()] * ("flip" in augment))
+    Its area is 8% of the image's or more, uniform up to the largest part of this shape that fits in.
+    """
+    ratio = (4 / 3) ** rng.uniform(-1, 1)
+    highest = min(height, width / ratio)
+    lowest = min(math.sqrt(0.08 * width * height / ratio), highest)
+    drawn = math.sqrt(rng.uniform(lowest**2, highest**2))
+    box_width, box_height = min(drawn * ratio, width), min(drawn, height)  # not larger by a rounding error
+    left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
+    return left, top, left + box_width, top + box_height
 
-    def read(self, index: int, seed: int = 0) -> Tensor:
-        """One image, uint8 (3, size, size); `ValueError` that names a file that is none.
 
-        Torchvision augments by torch's global generator, which is left as it was.
-        """
-        try:
-            with Image.open(self.paths[index]) as image, torch.random.fork_rng([], enabled=self.random):
-                if self.random:
-                    torch.manual_seed(seed)
-                return pil_to_tensor(self.transform(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            text = f"{self.paths[index]} cannot be read as an image ({error}); repair it or delete it."
-            raise ValueError(text) from None
+def read_image(path: str, size: int, augment: Sequence[str] = (), seed: int = 0) -> Tensor:
+    """One image, uint8 (3, size, size), augmented by the random numbers of `seed`.
 
-    def __getitem__(self, batch: Sequence[tuple[int, int]]) -> Tensor | str:
-        """Images uint8 (B, 3, size, size) of (index, seed)s, or a message: an exception would carry a traceback."""
-        images = torch.empty(len(batch), 3, self.size, self.size, dtype=torch.uint8)
-        try:
-            for image, item in zip(images, batch, strict=True):
-                image.copy_(self.read(*item))
-        except ValueError as error:
-            return str(error)
-        return images
+    Raises:
+        ValueError: the file is not an image; it is named.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); repair it or delete it.") from None
+    rng = random.Random(seed)
+    if "crop" in augment:
+        image = image.resize((size, size), Image.Resampling.BILINEAR, random_box(*image.size, rng))
+    else:
+        image = center_crop(resize(image, round(size * 8 / 7)), size)  # 256 and 224
+    if "flip" in augment and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    return pil_to_tensor(image)
 
 
 @dataclass(eq=False)
@@ -146,10 +146,9 @@ class LazySplit:
     @property
     def checksum(self) -> str:
         """SHA-256 of each file's class folder, name and size and of its label; the contents are not read."""
-        digest = hashlib.sha256()
-        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            digest.update(f"{'/'.join(Path(path).parts[-2:])} {os.path.getsize(path)} {label}\n".encode())
-        return digest.hexdigest()
+        files = zip(map(Path, self.paths), self.labels.tolist(), strict=True)
+        lines = [f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n" for file, label in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def select(self, indices: Tensor) -> LazySplit:
         """The images at `indices` (int64), in that order."""
@@ -161,11 +160,10 @@ class LazySplit:
 
     def in_memory(self) -> Split:
         """All images decoded; `ValueError` that names a file that is not an image."""
-        files = Files(self.paths, self.size)
-        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
-        bar = {"desc": "decoding images", "leave": False, "disable": None, "tqdm_class": tqdm}
-        thread_map(lambda i: images[i].copy_(files.read(i)), range(len(self)), max_workers=max(1, self.workers), **bar)
-        return Split(images, self.labels, MEAN, STD)
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            decoded = pool.map(partial(read_image, size=self.size), self.paths)
+            images = list(tqdm(decoded, "decoding images", len(self), leave=False, disable=None))
+        return Split(torch.stack(images), self.labels, MEAN, STD)
 
     def batches(
         self, batch_size: int, *, device: torch.device | str = "cpu",
@@ -174,24 +172,20 @@ class LazySplit:
     ) -> Iterator[Batch]:  # fmt: skip
         """One epoch, as `Split.batches`; the same images for any number of ranks and workers."""
         shares = splits.rank_slices(len(self), batch_size, drop_last, rank, world)
-        splits.check_augment(augment, generator)
-        order, seeds = torch.arange(len(self)), torch.zeros(len(self), dtype=torch.int64)
-        if generator is not None:
-            order = torch.randperm(len(self), generator=generator)
-            seeds = torch.randint(2**62, (len(self),), generator=generator)
-        files, device = Files(self.paths, self.size, augment), torch.device(device)
-        items = [list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shares]
-        # Without a generator of its own the loader draws from torch's global one.
-        pin, own = device.type == "cuda", torch.Generator()
-        loader = DataLoader(
-            files, batch_size=None, sampler=items, num_workers=self.workers, pin_memory=pin, generator=own
-        )
+        order = splits.epoch_order(len(self), augment, generator)
+        seed = int(torch.randint(2**62, (), generator=generator)) if augment else 0
+        none = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)  # a rank's last share can be empty
+
+        def read(n: int) -> Tensor:  # (1, 3, size, size)
+            return read_image(self.paths[order[n]], self.size, augment, seed + n)[None]
 
         def epoch() -> Iterator[Batch]:
-            for share, x in zip(shares, loader, strict=True):
-                if isinstance(x, str):
-                    raise ValueError(x)
-                x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
-                yield normalize(x / 255, MEAN, STD), self.labels[order[share]].to(device)
+            decoded: list[Iterator[Tensor]] = []  # of each batch so far and of the next two, as they become ready
+            with ThreadPoolExecutor(max(1, self.workers)) as pool:
+                for n, share in enumerate(shares):
+                    for ahead in shares[len(decoded) : n + 3]:
+                        decoded.append(pool.map(read, range(ahead.start, ahead.stop)))
+                    x = torch.cat([none, *decoded[n]]).to(device, memory_format=torch.channels_last)
+                    yield normalize(x / 255, MEAN, STD), self.labels[order[share]].to(device)
 
         return epoch()

@@ -137,18 +137,16 @@ class Split:
             rank, world: this process and their number; rank r gets the r-th of `world` contiguous slices.
         """
         shares = rank_slices(len(self), batch_size, drop_last, rank, world)
-        check_augment(augment, generator)
         images, labels = self.on(device)
         device, (count, height, width, _) = images.device, images.shape
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        order = epoch_order(count, augment, generator).to(device)
         flip = corner = None
         if "flip" in augment:
-            flip = torch.randint(2, (count,), generator=generator).to(device)
+            flip = torch.randint(2, (count, 1, 1, 1), generator=generator).to(device).bool()
         if "crop" in augment:
             tops = torch.randint(2 * border(height) + 1, (count,), generator=generator)
             lefts = torch.randint(2 * border(width) + 1, (count,), generator=generator)
             corner = torch.stack([tops, lefts]).to(device)
-        order = order.to(device)
         # one multiply-add; a constant per number of the image is far faster than one per colour
         std = torch.tensor(self.std, device=device)
         scale = (1 / (255 * std)).repeat(height * width)
@@ -158,8 +156,7 @@ class Split:
             for share in shares:
                 x = images.index_select(0, order[share])
                 if flip is not None:
-                    both = torch.cat([x, x.flip(2)])
-                    x = both.index_select(0, flip[share] * len(x) + torch.arange(len(x), device=device))
+                    x = torch.where(flip[share], x.flip(2), x)
                 if corner is not None:
                     x = crop(x, *corner[:, share])
                 x = torch.addcmul(shift, x.flatten(1).to(torch.float32), scale)
@@ -182,12 +179,17 @@ def crop(x: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
     return windows[torch.arange(count, device=x.device), tops, lefts].view(x.shape)
 
 
-def check_augment(augment: Sequence[str], generator: torch.Generator | None) -> None:
-    """Raises a `ValueError` for a name that is not in `AUGMENTATIONS`, or if there is no generator for it."""
+def epoch_order(count: int, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:
+    """The order of an epoch's images, int64 (count,): random if there is a generator.
+
+    Raises:
+        ValueError: a name that is not in `AUGMENTATIONS`, or an augmentation without a generator.
+    """
     for name in augment:
         check_choice("augmentation", name, AUGMENTATIONS)
     if augment and generator is None:
         raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=()")
+    return torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
 
 
 def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: int) -> list[slice]:
@@ -214,27 +216,28 @@ def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     return shuffled[torch.tensor(drawn.sort_values(["round", "label"]).index)]
 
 
-def hold_out(labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
-    """Indices (the rest, `per_class` images of each class), both in order, the same for all seeds.
+def hold_out(split: Split, per_class: int) -> tuple[Split, Split]:
+    """The rest of a split, and `per_class` images of each class, both in order, the same for all seeds.
 
     Raises:
         ValueError: unless 1 <= per_class < the size of the smallest class.
     """
-    fewest = int(torch.bincount(labels).min())
+    sizes = torch.bincount(split.labels)
+    fewest = int(sizes.min())
     limits = f"in 1..{fewest - 1}, as the smallest class has {fewest} training images and one must be left"
     check("val_per_class", per_class, 1 <= per_class < fewest, limits)
-    order = class_balanced_order(labels, torch.Generator().manual_seed(SPLIT_SEED))
-    held_out = per_class * len(torch.bincount(labels))
-    return order[held_out:].sort().values, order[:held_out].sort().values
+    order = class_balanced_order(split.labels, torch.Generator().manual_seed(SPLIT_SEED))
+    held_out, rest = order.tensor_split([per_class * len(sizes)])
+    return split.select(rest.sort().values), split.select(held_out.sort().values)
 
 
-def take(labels: Tensor, subset: int | None, seed: int) -> Tensor:
-    """Indices of `subset` images (None: all), class-balanced, drawn by `seed`; a smaller one begins a larger.
+def take(split: Split, subset: int | None, seed: int) -> Split:
+    """`subset` images (None: all) of a split, class-balanced, drawn by `seed`; a smaller one begins a larger.
 
     Raises:
         ValueError: if `subset` is not in 1..the images there are.
     """
     if subset is None:
-        return torch.arange(len(labels))
-    check("subset", subset, 1 <= subset <= len(labels), f"in 1..{len(labels)}, the training images there are")
-    return class_balanced_order(labels, torch.Generator().manual_seed(seed))[:subset]
+        return split
+    check("subset", subset, 1 <= subset <= len(split), f"in 1..{len(split)}, the training images there are")
+    return split.select(class_balanced_order(split.labels, torch.Generator().manual_seed(seed))[:subset])

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import random
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from ean_lib.data import Split, load_data
-from ean_lib.data.folder import LazySplit
+from ean_lib.data.folder import LazySplit, random_box
 
 
 def write_images(folder, count, seed, size=(40, 30)):
@@ -60,12 +63,13 @@ def test_images_in_memory_and_read_lazily_are_the_same(pictures):
         torch.testing.assert_close(x, lazy_x)
 
 
-def test_lazy_batches_do_not_depend_on_workers_and_ranks(pictures):
+@pytest.mark.parametrize("batch_size", [8, 26])  # of 27: one image is left for the last batch of two ranks
+def test_lazy_batches_do_not_depend_on_workers_and_ranks(pictures, batch_size):
     def epoch(workers, rank=0, world=1):
         lazy = load_data(f"image_folder:{pictures}", size=16, memory_gb=0, workers=workers).train
         generator = torch.Generator().manual_seed(3)
         kind = {"generator": generator, "augment": ("flip", "crop"), "rank": rank, "world": world}
-        return list(lazy.batches(8, **kind))
+        return list(lazy.batches(batch_size, **kind))
 
     state = torch.get_rng_state()
     alone, first, second = epoch(0), epoch(2, 0, 2), epoch(1, 1, 2)
@@ -80,6 +84,36 @@ def test_lazy_augmentation_differs_between_epochs(pictures):
     kind = {"generator": generator, "augment": ("crop",)}
     first, second = (torch.cat([x for x, _ in lazy.batches(9, **kind)]) for _ in range(2))
     assert not {x.numpy().tobytes() for x in first} & {x.numpy().tobytes() for x in second}
+
+
+def test_lazy_flips_mirror_some_images_and_leave_the_others(pictures):
+    lazy = load_data(f"image_folder:{pictures}", size=16, memory_gb=0).train
+    (plain, _), (flipped, _) = (
+        next(lazy.batches(len(lazy), generator=torch.Generator().manual_seed(3), augment=augment))
+        for augment in ((), ("flip",))
+    )
+    same, mirrored = ((other == flipped).flatten(1).all(1) for other in (plain, plain.flip(3)))
+    assert (same ^ mirrored).all() and same.any() and mirrored.any()
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000), seed=st.integers(0, 2**63))
+def test_a_random_box_lies_in_the_image_and_has_the_usual_area_and_shape(width, height, seed):
+    left, top, right, bottom = random_box(width, height, random.Random(seed))
+    assert 0 <= left < right <= width + 1e-9 and 0 <= top < bottom <= height + 1e-9
+    ratio, area = (right - left) / (bottom - top), (right - left) * (bottom - top) / (width * height)
+    assert 0.7499 < ratio < 1.3334 and area < 1.0001
+    touches = max((right - left) / width, (bottom - top) / height) > 0.9999
+    assert area > 0.0799 or touches  # as large as one of this shape can be
+    image = Image.new("L", (width, height)).resize((8, 8), Image.Resampling.BILINEAR, (left, top, right, bottom))
+    assert image.size == (8, 8)
+
+
+def test_random_boxes_reach_all_areas_and_places():
+    rng = random.Random(0)
+    left, top, right, bottom = np.array([random_box(100, 100, rng) for _ in range(2000)]).T
+    area = (right - left) * (bottom - top) / 100**2
+    assert area.min() < 0.09 and area.max() > 0.95 and 0.45 < area.mean() < 0.5
+    assert left.min() < 1 and right.max() > 99 and top.min() < 1 and bottom.max() > 99
 
 
 @pytest.mark.parametrize("folders", [("train", "val"), ("train", "test"), ("train", "val", "test"), ("train",)])

@@ -34,7 +34,8 @@ Array = np.ndarray
 class CuedShapes:
     """Generated images with their ground truth; object 0 is the target. K is the number of objects.
 
-    Masks and cue boxes are None where they were not asked for.
+    Masks, boxes and cue boxes are None where they were not asked for. A box is (left, top, right, bottom) in
+    pixels, right and bottom exclusive.
     """
 
     images: Tensor  # uint8 (N, 3, 32, 32)
@@ -44,7 +45,8 @@ class CuedShapes:
     quadrants: Tensor  # int64 (N, K + 1), of the objects and then of the cue: 0 1 above, 2 3 below
     target_masks: Tensor | None = None  # bool (N, 32, 32)
     distractor_masks: Tensor | None = None  # bool (N, 32, 32), all distractors together
-    cue_boxes: Tensor | None = None  # int16 (N, 4): left, top, right, bottom, the last two exclusive
+    boxes: Tensor | None = None  # int16 (N, K, 4)
+    cue_boxes: Tensor | None = None  # int16 (N, 4)
 
 
 def load_cued_shapes(
@@ -77,7 +79,7 @@ def make_cued_shapes(
         cue_size: side of the checker patch in pixels, an even number from 2 to 14; smaller is harder.
         noise: standard deviation of the noise of each pixel and colour, 0 to 1; full brightness is 1.
         contrast: largest amplitude of the background's grating, 0 to 0.5.
-        masks: also give the masks and the boxes around the cues.
+        masks: also give masks and boxes.
 
     Raises:
         ValueError: an option out of range.
@@ -135,14 +137,22 @@ def untile(tiles: Array) -> Array:
 
 
 def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) -> dict[str, Array]:
-    """Masks of the pixels that an object covers at least half, and boxes around the cues."""
-    solid, which = alpha >= 0.5, np.arange(4)
-    target = (which == quadrants[:, :1])[:, :, None, None]
-    distractors = (which == quadrants[:, 1:-1, None]).any(axis=1)[:, :, None, None]
-    cue = corners + TILE * np.stack([quadrants[:, -1] % 2, quadrants[:, -1] // 2], axis=-1)  # (n, 2), left and top
+    """Masks of the pixels that an object covers at least half, and boxes around them and the cue."""
+    image, k = np.arange(len(alpha))[:, None], quadrants.shape[1] - 1
+    solid = alpha >= 0.5
+    origin = np.stack([quadrants % 2, quadrants // 2], axis=-1) * TILE  # (n, K + 1, 2), left and top
+    target = (np.arange(4) == quadrants[:, :1])[:, :, None, None]
+    distractors = (np.arange(4) == quadrants[:, 1:k, None]).any(axis=1)[:, :, None, None]
+    tiles = solid[image, quadrants[:, :k]]  # (n, K, 16, 16)
+    sides = [tiles.any(axis=2), tiles.any(axis=3)]  # along x and along y
+    first = np.stack([side.argmax(-1) for side in sides], axis=-1)
+    last = np.stack([TILE - side[..., ::-1].argmax(-1) for side in sides], axis=-1)
+    boxes = np.concatenate([first + origin[:, :k], last + origin[:, :k]], axis=-1)
+    cue = corners + origin[:, k]
     return {
         "target_masks": untile(solid & target),
         "distractor_masks": untile(solid & distractors),
+        "boxes": boxes.astype(np.int16),
         "cue_boxes": np.concatenate([cue, cue + cue_size], axis=-1).astype(np.int16),
     }
 

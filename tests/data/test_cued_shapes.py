@@ -75,17 +75,15 @@ def test_the_cue_has_the_colour_of_the_target(made):
         assert (image[:, top, left] - expected).abs().max() <= 0.501
 
 
-def test_masks_and_cue_boxes_lie_in_their_quadrants(made):
-    def quadrants_of(masks):
-        corners = masks.unflatten(1, (2, 16)).unflatten(3, (2, 16))  # (N, 2, 16, 2, 16)
-        return corners.any(4).any(2).flatten(1)
-
-    quadrant = torch.nn.functional.one_hot(made.quadrants, 4).bool()  # (N, K + 1, 4)
-    assert torch.equal(quadrants_of(made.target_masks), quadrant[:, 0])
-    assert torch.equal(quadrants_of(made.distractor_masks), quadrant[:, 1:-1].any(1))
-    left, top, right, bottom = made.cue_boxes.long().T
-    assert torch.equal(left // 16 + 2 * (top // 16), made.quadrants[:, -1])
-    assert torch.equal((right - 1) // 16 + 2 * ((bottom - 1) // 16), made.quadrants[:, -1])
+def test_boxes_fit_the_masks_tightly_and_lie_in_their_quadrants(made):
+    for i in range(64):
+        left, top, right, bottom = made.boxes[i, 0].tolist()
+        rows, columns = made.target_masks[i].nonzero(as_tuple=True)
+        assert (left, right) == (columns.min(), columns.max() + 1)
+        assert (top, bottom) == (rows.min(), rows.max() + 1)
+    quadrant = made.boxes[..., :2].long() // 16
+    assert torch.equal(quadrant[..., 0] + 2 * quadrant[..., 1], made.quadrants[:, :-1])
+    assert torch.equal((made.boxes[..., 2:].long() - 1) // 16, quadrant)
 
 
 def test_shapes_differ_in_their_areas_as_their_geometry_says():
@@ -101,7 +99,7 @@ def test_shapes_differ_in_their_areas_as_their_geometry_says():
 
 def test_masks_are_made_only_when_asked_for():
     made = make_cued_shapes(8, masks=False)
-    assert made.target_masks is None and made.cue_boxes is None
+    assert made.target_masks is None and made.boxes is None
     assert torch.equal(made.images, make_cued_shapes(8).images)
 
 

@@ -51,6 +51,7 @@ class SchemeExplorer(PageWidget):
         table: what is known of the schemes, as `tools/make_explorer_table.py` writes it: the file or its content.
         net: a supernet. The schemes chosen are then scored by Python, once each.
         data: what net is scored on, by a `Scorer`.
+        scorer: such a `Scorer` instead of net and data, say one that recalibrates; what it knows is shown at once.
         search: a search by the controller, to be replayed; what it has scored is shown at once.
         name: of this explorer among those of a page; part of the address that links to a state.
         scheme: shown first; None: the one that the search found, or else the first block alone.
@@ -75,15 +76,16 @@ class SchemeExplorer(PageWidget):
 
     def __init__(
         self, table: Mapping[str, Any] | Path | str | None = None, *, net: AttentionResNet | None = None,
-        data: Data | None = None, search: SearchResult | None = None,
+        data: Data | None = None, scorer: Scorer | None = None, search: SearchResult | None = None,
         name: str = "explorer", scheme: Scheme | str | None = None, show: Sequence[str] = PARTS,
     ) -> None:  # fmt: skip
         if (net is None) != (data is None):
             raise ValueError("A network is scored on data: give both `net` and `data`, or neither.")
-        self._scorer = None if net is None else Scorer(net, data)
+        self._scorer = scorer if net is None else Scorer(net, data)
         table = dict(read_json(Path(table)) if isinstance(table, Path | str) else table or {})
-        if net is not None:
-            table = facts(net) | table | {"supernet": {}}
+        if self._scorer is not None:
+            net, known = self._scorer.net, {str(scheme): value for scheme, value in self._scorer.known.items()}
+            table = facts(net) | table | {"supernet": known}
             fits = list(table["stages"]) == list(net.stages)
             check("the table's stages", table["stages"], fits, f"those of the network, {list(net.stages)}")
         if search is not None:
@@ -93,7 +95,7 @@ class SchemeExplorer(PageWidget):
         check_table(table)
         first = scheme or table.get("found") or [i == 0 for i in range(sum(table["stages"]))]
         scheme = str(Scheme.parse(first, table["stages"]))
-        super().__init__(name=name, table=table, show=show, scheme=scheme, live=net is not None)
+        super().__init__(name=name, table=table, show=show, scheme=scheme, live=self._scorer is not None)
 
     @traitlets.validate("scheme")
     def _check_scheme(self, proposal: Any) -> str:

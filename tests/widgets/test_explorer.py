@@ -637,6 +637,18 @@ def test_what_a_search_has_scored_is_in_the_table_of_its_supernet():
         SchemeExplorer({"stages": [2, 2, 2]}, net=net, data=data)
 
 
+def test_what_a_scorer_has_scored_is_in_the_table():
+    scorer = Scorer(tiny_net("se"), tiny_data(), recalibrate=40)
+    schemes = list(Scheme.all_of(STAGES))[:5]
+    assert SchemeExplorer(scorer=scorer).table["supernet"] == {}
+    values = scorer(schemes)
+    explorer = SchemeExplorer(scorer=scorer, scheme="11-11-1")
+    assert explorer.table["supernet"] == {str(s): v for s, v in zip(schemes, values, strict=True)}
+    assert explorer.live and explorer.table["stages"] == list(STAGES)
+    explorer.asked = {"scheme": "11-11-1", "request": 1}
+    assert explorer.answers["11-11-1"]["supernet"] == scorer([Scheme.full(STAGES)])[0]
+
+
 def test_a_search_can_be_replayed_without_a_table():
     found = search(lambda asked: [value(s) for s in asked], SMALL, SearchConfig(steps=5))
     explorer = SchemeExplorer(search=found)

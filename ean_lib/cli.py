@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from accelerate import PartialState
 from tyro.conf import OmitArgPrefixes as Flat
 
 from ean_lib import pipeline
@@ -101,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults, rest = _defaults(name, rest)
         command = tyro.cli(partial(_bound(COMMANDS[name]), **defaults), prog=f"ean {name}", args=rest)
         result = command()
-        print(to_json(result) if isinstance(result, dict) else result)
+        if PartialState().is_main_process:
+            print(to_json(result) if isinstance(result, dict) else result)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("EAN_DEBUG"):
             raise

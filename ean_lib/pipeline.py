@@ -114,6 +114,12 @@ def open_run(out: Path, kind: str, task: Task, place: Place, seed: int, **config
         return Run(out, full, origin, writer=state.is_main_process), data
 
 
+def result_of(run: Run) -> dict[str, Any]:
+    """The result, once the first process has written it."""
+    PartialState().wait_for_everyone()
+    return run.result
+
+
 def run_supernet(
     task: Flat[Task], config: Flat[TrainConfig], seed: int = 0, out: Path = Path("runs/supernet"),
     place: Flat[Place] = Place(),
@@ -136,7 +142,7 @@ def run_supernet(
         history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
         full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
         run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
-    return run.result
+    return result_of(run)
 
 
 def run_search(
@@ -160,8 +166,7 @@ def run_search(
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
     run, data = open_run(out, "search", task, place, seed, **settings)
-    state = PartialState()
-    if not run.finished and state.is_main_process:
+    if not run.finished and PartialState().is_main_process:
         known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
         calibration = {"recalibrate": recalibrate, "augment": made["train"]["augment"]}
         scorer = Scorer(net, data, **calibration, device=place.device, known=known)
@@ -176,8 +181,7 @@ def run_search(
         with tqdm(total=config.steps, disable=not place.progress, unit="step", leave=False) as bar:
             result = search(reward, net.stages, config, lambda record: bar.update())
         run.finish(json.loads(result.to_json()))
-    state.wait_for_everyone()
-    return SearchResult.from_json(json.dumps(run.result))
+    return SearchResult.from_json(json.dumps(result_of(run)))
 
 
 def find_scheme(
@@ -226,7 +230,7 @@ def run_retrain(
         if hold_out:
             outcome["val_accuracy"] = evaluate(net, data.val, device=place.device)
         run.finish({**named, "connected": scheme.connected, **outcome}, None if hold_out else net.state_dict())
-    return run.result
+    return result_of(run)
 
 
 def run_jobs(

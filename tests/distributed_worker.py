@@ -1,21 +1,44 @@
-"""Started by test_training.py in one or two processes: train one epoch and write gradients, weights and history."""
+"""Started by test_training.py in one or two processes.
+
+It trains one epoch and writes gradients, weights and history; or, in the case "pipeline", each process writes what the
+functions of the pipeline gave it, while the first one takes its time to write results.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
 from tiny import STAGES, tiny_data, tiny_net
 
+from ean_lib import pipeline
 from ean_lib.data import Split
+from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
+from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig, train
+
+
+def run_pipeline(out: Path) -> None:
+    finish = Run.finish
+    Run.finish = lambda run, *arguments: (time.sleep(1), finish(run, *arguments))
+    task = pipeline.Task(subset=64, blocks=(1, 1), width=8)
+    config, place = TrainConfig(epochs=1, batch_size=32), pipeline.Place(device="cpu", progress=False)
+    trained = pipeline.run_supernet(task, config, 0, out / "supernet", place)
+    found = pipeline.run_search(out / "supernet", SearchConfig(method="exhaustive"), 0, out / "search", place)
+    retrained = pipeline.run_retrain(task, str(out / "search"), config, 0, out / "ean", place)
+    rank = torch.distributed.get_rank()
+    (out / f"rank-{rank}.json").write_text(json.dumps([trained, json.loads(found.to_json()), retrained]))
 
 
 def main() -> None:
     case, out = sys.argv[1], Path(sys.argv[2])
+    if case == "pipeline":
+        run_pipeline(out)
+        return torch.distributed.destroy_process_group()
     config = TrainConfig(
         epochs=1, batch_size=20, lr=0.01, sync_batchnorm=True, sampler=case if case == "complementary" else "uniform"
     )

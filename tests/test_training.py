@@ -160,8 +160,9 @@ def test_step_schedule_drops_at_its_milestones() -> None:
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
-def run_processes(world: int, case: str, out: Path) -> dict:
-    """Run the worker in `world` gloo processes and return what the first one wrote."""
+def run_processes(world: int, case: str, out: Path) -> None:
+    """Run the worker in `world` gloo processes, which write into the folder."""
+    out.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
     environment = {
         **os.environ,
@@ -171,18 +172,19 @@ def run_processes(world: int, case: str, out: Path) -> dict:
     command = [*(launcher if world > 1 else [sys.executable]), str(WORKER), case, str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return {
-        **torch.load(out / "state.pt", weights_only=True),
-        "history": json.loads((out / "history.json").read_text()),
-    }
+
+
+def trained_by(world: int, case: str, out: Path) -> dict:
+    """What the first of `world` processes has trained."""
+    run_processes(world, case, out)
+    state, history = torch.load(out / "state.pt", weights_only=True), json.loads((out / "history.json").read_text())
+    return {**state, "history": history}
 
 
 @pytest.mark.parametrize("case", ["fixed", "uniform", "complementary", "none"])
 def test_two_processes_compute_what_one_computes_on_the_joined_batch(case: str, tmp_path: Path) -> None:
     """First step's gradients, and the weights after an epoch; case none: all schemes off must not hang."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir(), two.mkdir()
-    alone, together = run_processes(1, case, one), run_processes(2, case, two)
+    alone, together = trained_by(1, case, tmp_path / "one"), trained_by(2, case, tmp_path / "two")
     assert alone["gradients"].keys() == together["gradients"].keys()
     for name, gradient in alone["gradients"].items():
         difference = (together["gradients"][name] - gradient).norm().item()
@@ -191,3 +193,11 @@ def test_two_processes_compute_what_one_computes_on_the_joined_batch(case: str, 
         assert torch.allclose(together["net"][name], weight, rtol=1e-4, atol=1e-5), name
     assert together["history"][0]["loss"] == pytest.approx(alone["history"][0]["loss"], rel=1e-4)
     assert together["history"][0]["accuracy"] == pytest.approx(alone["history"][0]["accuracy"], abs=1e-3)
+
+
+def test_every_process_gets_the_results_of_the_pipeline_however_long_the_first_one_writes(tmp_path: Path) -> None:
+    run_processes(2, "pipeline", tmp_path / "two")
+    first, second = ((tmp_path / "two" / f"rank-{rank}.json").read_text() for rank in (0, 1))
+    assert first == second
+    trained, found, retrained = json.loads(first)
+    assert trained["epochs"] == 1 and retrained["scheme"] == found["scheme"]

@@ -67,7 +67,8 @@ def run_all(
                 job = partial(pipeline.run_form, task, form, found, retrain, seed, index, out=folder / name)
                 (now if needs_none or given else later).append(job)
     # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
-    pipeline.run_jobs(searches + now, place, then=lambda: later)
+    pipeline.run_jobs(searches + now, place)
+    pipeline.run_jobs(later, place)
     folders = [job.keywords["out"] for job in now + later]
     for seed in seeds:
         retrained = tuple(folder for folder in folders if folder.parent == out / f"seed-{seed}")

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,15 +171,18 @@ def run_search(
         calibration = {"recalibrate": recalibrate, "augment": made["train"]["augment"]}
         scorer = Scorer(net, data, **calibration, device=place.device, known=known)
 
+        bar = tqdm(total=config.max_evaluations, disable=not place.progress, unit="scheme", leave=False)
+
         def reward(schemes: Sequence[Scheme]) -> list[float]:
             values = scorer(schemes)
             run.write_metrics({"scheme": str(s), "accuracy": value} for s, value in scorer.known.items())
+            bar.update(len(scorer.known) - bar.n)
             return values
 
-        if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
-            reward(list(Scheme.all_of(net.stages)))
-        with tqdm(total=config.steps, disable=not place.progress, unit="step", leave=False) as bar:
-            result = search(reward, net.stages, config, lambda record: bar.update())
+        with bar:
+            if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
+                reward(list(Scheme.all_of(net.stages)))
+            result = search(reward, net.stages, config)
         run.finish(json.loads(result.to_json()))
     return SearchResult.from_json(json.dumps(result_of(run)))
 
@@ -233,9 +236,7 @@ def run_retrain(
     return result_of(run)
 
 
-def run_jobs(
-    jobs: Sequence[Job], place: Place = Place(), workers: int | None = None, then: Callable[[], list[Job]] | None = None
-) -> None:
+def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = None) -> None:
     """Do all jobs, several at a time in processes of one thread each; jobs that are finished are passed over.
 
     On a CPU that is faster than one network on all threads, and the result does not depend on their number. Whoever
@@ -246,12 +247,10 @@ def run_jobs(
         jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
         workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
             One worker is this process with all its threads, which round otherwise than one thread does.
-        then: asked for more jobs when these are done, such as those that need what a search has found.
     """
     if workers is None:
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1
         workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
-    workers = max(1, min(workers, len(jobs)) if then is None else workers)
     shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)
     context = multiprocessing.get_context("spawn")
@@ -262,8 +261,6 @@ def run_jobs(
             left = [job for job, mine in zip(left, bar, strict=True) if not mine]
             if left:  # somebody else is doing these: look again whether they were finished
                 time.sleep(1)
-            elif then is not None:
-                left, then = then(), None
 
 
 def _do(job: Job, place: Place) -> bool:

@@ -31,7 +31,6 @@ from ean_lib.controller import Controller, ControllerConfig
 from ean_lib.schemes import Scheme
 
 Reward = Callable[[list[Scheme]], Sequence[float]]
-Progress = Callable[[dict[str, Any]], None]  # told of each step
 EXHAUSTIVE_LIMIT = 2**16  # schemes
 CHUNK = 64  # schemes asked at once where a method has many: the scorer shares work between them
 
@@ -114,8 +113,8 @@ class SearchResult:
 class Evaluations:
     """The reward's values, bought once each, and the record of the steps that bought them."""
 
-    def __init__(self, reward: Reward, stages: Sequence[int], config: SearchConfig, progress: Progress | None) -> None:
-        self.reward, self.config, self.progress = reward, config, progress
+    def __init__(self, reward: Reward, stages: Sequence[int], config: SearchConfig) -> None:
+        self.reward, self.config = reward, config
         self.stages, self.blocks = tuple(stages), sum(stages)
         self.values: dict[Scheme, float] = {}
         self.calls = 0
@@ -154,8 +153,6 @@ class Evaluations:
         entry |= {"values": [self.values[s] for s in schemes], "objectives": [self.objective(s) for s in schemes]}
         best = {"best_scheme": str(self.best), "best_objective": self.objective(self.best)}
         self.history.append(entry | {"evaluations": len(self.values)} | best | details)
-        if self.progress is not None:
-            self.progress(self.history[-1])
 
     def try_all(self, schemes: Sequence[Scheme]) -> None:
         """Evaluate and record as one step as many of the schemes as the budget allows."""
@@ -322,9 +319,7 @@ METHODS: dict[str, Callable[[Evaluations, torch.Generator], Scheme | None]] = {
 }
 
 
-def search(
-    reward: Reward, stages: Sequence[int], config: SearchConfig, progress: Progress | None = None
-) -> SearchResult:
+def search(reward: Reward, stages: Sequence[int], config: SearchConfig) -> SearchResult:
     """Find the connection scheme with the highest objective.
 
     Args:
@@ -332,7 +327,6 @@ def search(
             asked. It is not asked for a scheme twice, unless config.cache is off (official mode).
         stages: blocks per stage, such as (3, 4, 6, 3).
         config: method, budget, weights, seed.
-        progress: called after each step with the step's record.
 
     Returns:
         The final scheme and the record. Each entry of its history has step, schemes, values, objectives (one
@@ -344,7 +338,7 @@ def search(
             scheme, or an exhaustive search is larger than its budget.
     """
     stages = Scheme.none(stages).stages
-    found = Evaluations(reward, stages, config, progress)
+    found = Evaluations(reward, stages, config)
     generator = torch.Generator().manual_seed(config.seed)
     final = METHODS[config.method](found, generator) or found.best
     values = {str(scheme): value for scheme, value in found.values.items()}

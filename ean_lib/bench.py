@@ -17,10 +17,11 @@ import pandas as pd
 import torch
 from tyro.conf import OmitArgPrefixes as Flat
 
+from ean_lib import pipeline
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data.splits import class_balanced_order
 from ean_lib.measure import measure
-from ean_lib.pipeline import Job, Place, Task, finished, load_network, open_run, run_jobs, run_retrain, run_supernet
+from ean_lib.pipeline import Job, Place, Task, finished, open_run, result_of, run_jobs, run_retrain
 from ean_lib.runs import environment, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import Scorer
@@ -138,9 +139,6 @@ def run_bench(
     Start the command again to go on, or several times, on one machine or on several that see the folder, to share
     the work. `ean_lib.load_bench("runs/bench")` reads the table, out/table.csv, and its card, out/table.json.
 
-    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
-    is for GPUs.
-
     Example: ean bench --dataset cued_shapes --objects 2 --out runs/cued_shapes_k2
 
     Args:
@@ -166,7 +164,7 @@ def run_bench(
             jobs.append(partial(run_scores, task, config, seed, out=out / "supernets" / f"{kind}-{seed}"))
         for scheme in chosen:
             where = out / "alone" / f"{scheme}-{seed}"
-            jobs.append(partial(run_retrain, task, scheme, train, seed, out=where, hold_out=True))
+            jobs.append(partial(run_retrain, task, scheme, train, seed, out=where, form="ean", hold_out=True))
     run_jobs(jobs, place, workers)
     timing = partial(run_costs, task, every, out=out / "costs")
     run_jobs([timing], place, workers=1)
@@ -205,10 +203,10 @@ def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
     return [schemes[i] for i in order[:count].tolist()]
 
 
-def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, place: Place) -> None:
+def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, place: Place) -> dict[str, dict[str, float]]:
     """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
-    run_supernet(task, config, seed, out, place)
-    net = load_network(out)
+    pipeline.run_supernet(task, config, seed, out, place)
+    net = pipeline.load_network(out)
     run, data = open_run(out / "scores", "scores", task, place, seed, recalibrate=RECALIBRATE)
     if not run.finished:
         schemes, scores = list(Scheme.all_of(net.stages)), {}
@@ -216,9 +214,10 @@ def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, place: Pla
             scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=place.device)
             scores[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
         run.finish(scores)
+    return result_of(run)
 
 
-def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> None:
+def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> dict[str, list[float]]:
     """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
     run, data = open_run(out, "costs", task, place, seed=0, threads=torch.get_num_threads())
     if not run.finished:
@@ -227,3 +226,4 @@ def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) ->
         rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
         costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device, rounds=rounds)
         run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
+    return result_of(run)

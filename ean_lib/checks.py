@@ -50,11 +50,12 @@ def _check_option(name: str, value: Any, hint: Any) -> None:
     elif get_origin(hint) is Literal:
         check_choice(name, value, parts)
     elif get_origin(hint) is tuple:  # such as tuple[int, ...]
+        check(name, value, isinstance(value, tuple), "a tuple")
         for item in value:
             _check_option(name, item, parts[0])
     elif hint is bool:
         check(name, value, isinstance(value, bool), "True or False")
-    else:
+    elif get_origin(hint) is Annotated:
         whole, limits = parts[0] is int, parts[1]
         number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
         check(name, value, number and value in limits, f"a {'whole ' if whole else ''}number in {limits}")

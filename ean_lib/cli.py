@@ -5,9 +5,10 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import partial
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from accelerate import PartialState
@@ -23,6 +24,11 @@ from ean_lib.runs import to_json
 from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig
 
+Preset = Annotated[
+    Literal["quick", "full", "paper"],
+    tyro.conf.arg(help="quick takes a CPU minutes, full hours, paper is for GPUs; it sets the defaults shown here."),
+]
+
 
 def run_all(
     task: Flat[Task], supernet: TrainConfig, search: SearchConfig, retrain: TrainConfig, *,
@@ -32,9 +38,6 @@ def run_all(
     out: Path = Path("runs/run"), place: Flat[Place] = Place(),
 ) -> str:  # fmt: skip
     """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
-
-    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
-    is for GPUs.
 
     Example: ean run --dataset cued_shapes --seeds 0 1 2
 
@@ -60,12 +63,12 @@ def run_all(
         if given is None:
             searches.append(partial(pipeline.find_scheme, task, supernet, search, recalibrate, seed, out=folder))
         for form in forms:
-            needs_none = form in ("backbone", "org-full", "share-full")
-            found = "full" if needs_none else given or str(folder / "search")
+            fixed = form in ("backbone", "org-full", "share-full")
+            found = "full" if fixed else given or str(folder / "search")
             for index in range(random_schemes if form == "random" else 1):
                 name = f"random-{index + 1}" if form == "random" else form
                 job = partial(pipeline.run_form, task, form, found, retrain, seed, index, out=folder / name)
-                (now if needs_none or given else later).append(job)
+                (now if fixed or given else later).append(job)
     # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
     pipeline.run_jobs(searches + now, place)
     pipeline.run_jobs(later, place)
@@ -100,11 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = argv
     try:
         check_choice("command", name, COMMANDS)
-        defaults, rest = _defaults(name, rest)
-        command = tyro.cli(partial(_bound(COMMANDS[name]), **defaults), prog=f"ean {name}", args=rest)
-        result = command()
+        command = partial(_bound(COMMANDS[name]), **_defaults(name, rest))
+        called = tyro.cli(command, prog=f"ean {name}", args=rest)
+        result = called()
         if PartialState().is_main_process:
-            print(to_json(result) if isinstance(result, dict) else result)
+            print(to_json(result).rstrip() if isinstance(result, dict) else result)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("EAN_DEBUG"):
             raise
@@ -115,36 +118,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bound(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its options, to be called when tyro is done: an error is then the function's own."""
+    """What tyro is to see of a function: its arguments, and a preset where it trains.
 
-    @wraps(function)
-    def bind(*args: Any, **options: Any) -> Callable[[], Any]:
+    It gives the function with its arguments bound, to be called when tyro is done: an error is then the function's own.
+    """
+
+    def bind(*args: Any, preset: Preset = "quick", **options: Any) -> Callable[[], Any]:
         return partial(function, *args, **options)
 
+    parameters = dict(signature(function).parameters)
+    if "task" in parameters:
+        parameters["preset"] = signature(bind).parameters["preset"]
+    bind.__doc__ = function.__doc__
+    bind.__signature__ = Signature(list(parameters.values()))
+    bind.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return bind
 
 
-def _defaults(name: str, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a command's dataset and preset, looked for in argv, set as its defaults; and argv without the preset."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="quick")
-    rest = parser.parse_known_args(argv)[1]
-    parser.add_argument("--dataset", default=Task.dataset)
-    parser.add_argument("--attention", default=Task.attention)
-    known = parser.parse_known_args(argv)[0]
+def _defaults(name: str, argv: Sequence[str]) -> dict[str, Any]:
+    """What a command's dataset and preset, which are looked for in argv, set as its defaults."""
+    parser = argparse.ArgumentParser(f"ean {name}", add_help=False, allow_abbrev=False)
+    for option, default in {"dataset": Task.dataset, "preset": "quick", "attention": Task.attention}.items():
+        parser.add_argument(f"--{option}", default=default)
+    known, _ = parser.parse_known_args(argv)
     task, supernet, search, retrain = recipe(known.dataset, known.preset)
     if known.attention != task.attention:
         task = dataclasses.replace(task, rd_ratio=None)  # it is meant for the recipe's own module
     # Late connections are the control of cued_shapes, where they are known not to help.
     forms = ("share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
     shorter = dataclasses.replace(retrain, epochs=retrain.epochs - (known.preset == "quick"))  # it trains hundreds
-    defaults = {
+    return {
         "supernet": {"task": task, "config": supernet},
         "retrain": {"task": task, "config": retrain},
         "run": {"task": task, "supernet": supernet, "search": search, "retrain": retrain, "forms": forms},
         "bench": {"task": task, "train": shorter, "supernet": supernet},
-    }
-    return (defaults[name], rest) if name in defaults else ({}, argv)
+    }.get(name, {})
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -9,12 +9,12 @@ switch of `ControllerConfig`; `mode="official"` reproduces all of them, `mode="c
 Everything runs on the CPU in float64: the controller is tiny, and its results then repeat to the bit.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from statistics import pstdev
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -136,7 +136,7 @@ class Novelty:
         self.fixed = perceptron((blocks, RND_WIDTH, RND_WIDTH, 4 * blocks), generator).requires_grad_(False)
         self.learned = perceptron((blocks, RND_WIDTH, 4 * blocks), generator)
         self.optimizer = torch.optim.Adam(self.learned.parameters(), lr=self.config.rnd_learning_rate)
-        self.met: list[float] = []  # all errors so far
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
 
     def errors(self, schemes: Tensor) -> Tensor:
         """Squared distance between the two embeddings: (n, m) bool -> (n,)."""
@@ -152,8 +152,12 @@ class Novelty:
         errors = errors.detach()
         if not self.config.per_sample_bonus:
             return errors.sum().expand(len(schemes))
-        self.met += errors.tolist()
-        deviation = pstdev(self.met)
+        for error in errors.tolist():  # Welford's running variance
+            self.count += 1
+            delta = error - self.mean
+            self.mean += delta / self.count
+            self.squares += delta * (error - self.mean)
+        deviation = math.sqrt(self.squares / self.count)
         return errors / deviation if deviation > 0 else torch.zeros_like(errors)
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes as Flat
 from tyro.conf import Positional, Suppress, arg
 
-from ean_lib.checks import check
+from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data import Data, load_data
 from ean_lib.measure import measure
 from ean_lib.networks import AttentionResNet, build_network, check_state_dict
@@ -126,9 +126,6 @@ def run_supernet(
 ) -> dict[str, Any]:  # fmt: skip
     """Train a supernet: one network in which every scheme shares the weights.
 
-    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
-    is for GPUs.
-
     Example: ean supernet --dataset cued_shapes --attention se --out runs/supernet
 
     Args:
@@ -171,7 +168,8 @@ def run_search(
         calibration = {"recalibrate": recalibrate, "augment": made["train"]["augment"]}
         scorer = Scorer(net, data, **calibration, device=place.device, known=known)
 
-        bar = tqdm(total=config.max_evaluations, disable=not place.progress, unit="scheme", leave=False)
+        most = min(config.max_evaluations, 2 ** len(net.scheme))
+        bar = tqdm(total=most, disable=not place.progress, unit="scheme", leave=False)
 
         def reward(schemes: Sequence[Scheme]) -> list[float]:
             values = scorer(schemes)
@@ -180,7 +178,7 @@ def run_search(
             return values
 
         with bar:
-            if 2 ** len(net.scheme) <= config.max_evaluations:  # one walk over all costs less than asking step by step
+            if most == 2 ** len(net.scheme):  # one walk over all costs less than asking step by step
                 reward(list(Scheme.all_of(net.stages)))
             result = search(reward, net.stages, config)
         run.finish(json.loads(result.to_json()))
@@ -201,9 +199,6 @@ def run_retrain(
     form: Suppress[str | None] = None, hold_out: Suppress[bool] = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one scheme from scratch on all training images and evaluate it once on the test images.
-
-    On the command line --dataset and --preset set the defaults: quick takes a CPU minutes, full takes it hours, paper
-    is for GPUs.
 
     Example: ean retrain --dataset cued_shapes --scheme 10-00-00 --out runs/ean
 
@@ -246,11 +241,13 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
     Args:
         jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
         workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
-            One worker is this process with all its threads, which round otherwise than one thread does.
+            1: this process does all, with all its threads, which round otherwise than one thread does. Otherwise
+            a job has one thread, also where it is the only job.
     """
     if workers is None:
         alone = PartialState(cpu=place.device == "cpu").num_processes == 1
         workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
+    check_number("workers", workers, low=1, whole=True)
     shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)
     context = multiprocessing.get_context("spawn")
@@ -314,6 +311,7 @@ def run_form(
     task: Task, form: str, found: str, config: TrainConfig, seed: int, index: int, out: Path, place: Place
 ) -> dict[str, Any]:
     """Retrain the scheme that a form stands for; random and late have as many connections as the scheme found."""
+    check_choice("form", form, FORMS)
     found_scheme = read_scheme(found, task)
     stages, k, blocks = found_scheme.stages, found_scheme.connected, len(found_scheme)
     generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)

@@ -94,7 +94,8 @@ def load_weights(path: Path | str) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds for a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "get it again, or delete a checkpoint.pt to start its run anew; code in a file is not run"
+        anew = path.name == "checkpoint.pt"
+        advice = "delete it to start this run anew" if anew else "get it again, or redo the run; code in it is not run"
         raise ValueError(f"{path} is not a whole file of plain weights ({reason}): {advice}") from None
 
 
@@ -115,7 +116,7 @@ class Run:
 
     def __init__(self, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True) -> None:
         self.path = path = Path(path)
-        self._lock: FileLock | None = None  # where it is None, nothing is written
+        self._lock: FileLock | None = None  # None: this process only reads
         self._started = time.monotonic()
         self._session = environment() | dict(provenance or {})
         config_file = path / "config.json"
@@ -153,13 +154,13 @@ class Run:
         return read_json(self.path / "result.json")
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write what is needed to go on; then the metrics so far, its `history`."""
+        """Write the metrics so far, the state's `history`; then the state, which is what is needed to go on."""
         if self._lock is None:
             return
+        self.write_metrics(state["history"])  # first: what a crash leaves too much of is written again
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
-        self.write_metrics(state["history"])
         self._note_session()
 
     def load_checkpoint(self) -> dict[str, Any] | None:

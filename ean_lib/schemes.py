@@ -88,14 +88,15 @@ class Scheme:
             return value
         if isinstance(value, str) and value.strip().startswith(("[", "{", '"')):
             try:
-                return cls._read(json.loads(value), wanted)
-            except (json.JSONDecodeError, RecursionError) as error:
+                read = json.loads(value)
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"the scheme {short(value)} looks like JSON but cannot be read: {error}") from None
+            return cls._read(read, wanted)
         if isinstance(value, Mapping):
             if "bits" not in value or not set(value) <= {"bits", "stages"}:
                 keys = short(list(value))
                 raise ValueError(f'a scheme given as a mapping needs the key "bits" and may have "stages", got {keys}')
-            return cls.parse(value["bits"], value.get("stages", wanted))
+            return cls.parse(value["bits"], value.get("stages") or wanted)
         if isinstance(value, str):
             parts = value.strip().split("-")
             written = all(parts) and set("".join(parts)) <= set("01")

@@ -83,7 +83,7 @@ class SearchResult:
     config: SearchConfig
 
     def __str__(self) -> str:
-        return f"{self.scheme} ({self.scheme.connected} of {len(self.scheme)} connected, value {self.value:.2f})"
+        return f"{self.scheme} ({self.scheme.connected} of {len(self.scheme)} connected, value {self.value:.2f}%)"
 
     @property
     def best_so_far(self) -> list[float]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tyro.conf import Suppress  # the command line gives one seed to all parts
 
-from ean_lib.checks import Count, Fraction, NotNegative, Seed, check, check_options
+from ean_lib.checks import Count, Fraction, NotNegative, Whole, check, check_options
 from ean_lib.data import Data, Split
 from ean_lib.networks import AttentionResNet, eval_mode
 from ean_lib.runs import Run, find_device
@@ -67,7 +67,7 @@ class TrainConfig:
     """bf16 computes in half the bits where the device can."""
     sync_batchnorm: bool = False
     """With several processes: BatchNorm statistics of the joined batch instead of each process's own."""
-    seed: Suppress[Seed] = 0
+    seed: Suppress[Whole] = 0
     """Of the order of images, augmentations and sampled schemes."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tiny import STAGES, tiny_data, tiny_net
 
-from ean_lib import pipeline
+from ean_lib import bench, pipeline
 from ean_lib.data import Split
 from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
@@ -30,8 +30,11 @@ def run_pipeline(out: Path) -> None:
     trained = pipeline.run_supernet(task, config, 0, out / "supernet", place)
     found = pipeline.run_search(out / "supernet", SearchConfig(method="exhaustive"), 0, out / "search", place)
     retrained = pipeline.run_retrain(task, str(out / "search"), config, 0, out / "ean", place)
+    scores = bench.run_scores(task, config, 0, out / "bench", place)
+    costs = bench.run_costs(task, list(Scheme.all_of((1, 1))), out / "costs", place)
     rank = torch.distributed.get_rank()
-    (out / f"rank-{rank}.json").write_text(json.dumps([trained, json.loads(found.to_json()), retrained]))
+    results = [trained, json.loads(found.to_json()), retrained, scores, costs]
+    (out / f"rank-{rank}.json").write_text(json.dumps(results))
 
 
 def main() -> None:

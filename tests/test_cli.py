@@ -117,6 +117,19 @@ def test_help_explains_and_shows_an_example(command: str, capsys: pytest.Capture
     assert ("--preset" in shown) == ("--epochs" in shown or ".epochs" in shown)  # what trains has presets
 
 
+@pytest.mark.parametrize("command", ["supernet", "retrain", "run", "bench"])
+def test_a_preset_and_a_dataset_set_the_defaults(command: str, capsys: pytest.CaptureFixture) -> None:
+    def help_of(*arguments: str) -> str:
+        with pytest.raises(SystemExit):
+            main([command, *arguments, "--help"])
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    quick, paper = help_of(), help_of("--dataset", "cifar10", "--preset", "paper")
+    assert "quick takes a CPU minutes" in quick
+    for default in ("resnet164", "step"):
+        assert f"(default: {default})" in paper and f"(default: {default})" not in quick
+
+
 def test_help_alone_lists_the_commands(capsys: pytest.CaptureFixture) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -193,6 +206,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], str]] = {
     "objects in photographs": (["supernet", *TRAIN, "--dataset", "cifar10", "--objects", "2"], "no option 'objects'"),
     "seed below zero": ([*SUPERNET, "--seed", "-1"], "seed"),
     "no seeds": (["run", *TASK, "--seeds"], "seed"),
+    "no workers": (["bench", *TASK, "--workers", "0"], "workers must be a whole number of at least 1, got 0"),
     "no random schemes": (["run", *TASK, "--random-schemes", "0"], "at least one random scheme"),
     "search without steps": (["search", "--supernet", "RUNS/supernet", "--steps", "0"], "steps"),
     "search without budget": (["search", "--supernet", "RUNS/supernet", "--budget", "0"], "budget"),
@@ -365,7 +379,7 @@ def test_a_broken_checkpoint_is_explained_and_kept(tmp_path: Path, capsys: pytes
     out = tmp_path / "out"
     fails([*SUPERNET, "--lr", "1e30", "--out", str(out)], "try a lower lr", capsys)
     (out / "checkpoint.pt").write_bytes(b"half a checkpoint")
-    fails([*SUPERNET, "--lr", "1e30", "--out", str(out)], "delete a checkpoint.pt to start its run anew", capsys)
+    fails([*SUPERNET, "--lr", "1e30", "--out", str(out)], "delete it to start this run anew", capsys)
     assert (out / "checkpoint.pt").read_bytes() == b"half a checkpoint"
 
 

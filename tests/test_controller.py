@@ -60,6 +60,7 @@ def test_schemes_are_sampled_with_the_probabilities_of_the_policy():
 
 
 def test_modes_set_every_switch_and_single_ones_can_be_overridden():
+    assert len(SWITCHES) == 10
     official = ControllerConfig(mode="official", cache=True).resolved()
     assert [getattr(official, name) for name in SWITCHES] == [name == "cache" for name in SWITCHES]
     assert all(getattr(ControllerConfig().resolved(), name) is True for name in SWITCHES)

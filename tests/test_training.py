@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_data, tiny_net
 
+from ean_lib import runs
 from ean_lib.data import Data, Split
 from ean_lib.networks import build_network
 from ean_lib.runs import Run
@@ -78,6 +79,32 @@ def test_a_training_cut_off_after_an_epoch_resumes_to_the_same_bits(
     run = Run(tmp_path / "run", {"kind": "test"})
     assert len(run.read_metrics()) == 2
     assert equal(weights_after(config, run=run), whole)
+    assert len(run.read_metrics()) == 3
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "checkpoint.pt"])
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_training_cut_off_between_two_files_resumes_to_the_same_files(
+    file: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole, write = dataclasses.replace(FAST, epochs=3), Run(tmp_path / "whole", {}), runs.write_atomically
+    weights = weights_after(config, run=whole)
+    written: list[str] = []
+
+    def write_and_die(path: Path, content: bytes | str) -> None:
+        write(path, content)
+        written.append(path.name)
+        if written.count(file) == epoch:
+            raise Killed
+
+    run = Run(tmp_path / "cut", {})
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(runs, "write_atomically", write_and_die)
+        weights_after(config, run=run)
+    run.close()
+    run = Run(tmp_path / "cut", {})
+    assert equal(weights_after(config, run=run), weights)
+    assert run.read_metrics() == whole.read_metrics()
 
 
 def test_a_warm_up_goes_over_into_a_sampler_that_draws_several_schemes_a_step() -> None:
@@ -199,5 +226,6 @@ def test_every_process_gets_the_results_of_the_pipeline_however_long_the_first_o
     run_processes(2, "pipeline", tmp_path / "two")
     first, second = ((tmp_path / "two" / f"rank-{rank}.json").read_text() for rank in (0, 1))
     assert first == second
-    trained, found, retrained = json.loads(first)
+    trained, found, retrained, scores, costs = json.loads(first)
     assert trained["epochs"] == 1 and retrained["scheme"] == found["scheme"]
+    assert list(scores["own"]) == list(costs) == ["0-0", "0-1", "1-0", "1-1"]

@@ -73,7 +73,7 @@ def _probe(what: str, layer: nn.Module, channels: int, sizes: Any) -> None:
             y = layer(x)
         except Exception as error:
             raise ValueError(f"{what} fails on a map of {height}x{width}: {type(error).__name__}: {error}") from error
-        if y.shape != x.shape:
-            shapes = f"{tuple(x.shape)} into {tuple(y.shape)}"
-            raise ValueError(f"{what} turns the shape {shapes}; attention must keep the shape.")
+        before, after = tuple(x.shape), tuple(getattr(y, "shape", ()))
+        if after != before:
+            raise ValueError(f"{what} turns the shape {before} into {after}; attention must keep the shape.")
     layer.train()

@@ -71,7 +71,7 @@ def read_npz(path: Path) -> list[Split]:
                 parts.append(split)
     except PermissionError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         fix = "Delete it and get it again, or let load_data('cifar10', download=True) get torchvision's form."
         raise ValueError(f"{path} cannot be read: it is damaged or incomplete ({error}). {fix}") from error
     return parts

@@ -160,10 +160,12 @@ class LazySplit:
 
     def in_memory(self) -> Split:
         """All images decoded; `ValueError` that names a file that is not an image."""
+        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             decoded = pool.map(partial(read_image, size=self.size), self.paths)
-            images = list(tqdm(decoded, "decoding images", len(self), leave=False, disable=None))
-        return Split(torch.stack(images), self.labels, MEAN, STD)
+            for i, image in enumerate(tqdm(decoded, "decoding images", len(self), leave=False, disable=None)):
+                images[i] = image
+        return Split(images, self.labels, MEAN, STD)
 
     def batches(
         self, batch_size: int, *, device: torch.device | str = "cpu",
@@ -181,11 +183,16 @@ class LazySplit:
 
         def epoch() -> Iterator[Batch]:
             decoded: list[Iterator[Tensor]] = []  # of each batch so far and of the next two, as they become ready
-            with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            pool = ThreadPoolExecutor(max(1, self.workers))
+            try:
                 for n, share in enumerate(shares):
                     for ahead in shares[len(decoded) : n + 3]:
                         decoded.append(pool.map(read, range(ahead.start, ahead.stop)))
-                    x = torch.cat([none, *decoded[n]]).to(device, memory_format=torch.channels_last)
+                    x = torch.cat([none, *decoded[n]])
+                    x = x.pin_memory() if torch.device(device).type == "cuda" else x
+                    x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
                     yield normalize(x / 255, MEAN, STD), self.labels[order[share]].to(device)
+            finally:  # whoever stops early does not wait for what was read ahead
+                pool.shutdown(cancel_futures=True)
 
         return epoch()

@@ -35,8 +35,8 @@ class MapViewer(PageWidget):
         name: of this viewer among those of a page.
 
     Raises:
-        ValueError: if pictures, labels and x are not equally many.
-        TraitError: if the name is no Python identifier.
+        ValueError: if pictures, labels and x are not equally many, or the name has other characters than letters,
+            digits, - and _.
     """
 
     _esm = Path(__file__).with_suffix(".js")
@@ -58,7 +58,7 @@ class MapViewer(PageWidget):
             "networks": described,
             "shown": {"network": len(described) - 1, "picture": 0, "class": int(labels[0]), "block": last, "blend": 60},
         }
-        super().__init__(name=name, content=content)
+        super().__init__(name, content=content)
 
     def describe(self) -> str:
         """How many pictures there are, and of which networks the maps."""

@@ -2,11 +2,14 @@
 
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
+
+from ean_lib.checks import check
 
 HOST = Path(__file__).with_name("host.js").read_text()
 
@@ -18,7 +21,11 @@ class PageWidget(anywidget.AnyWidget):
     `draw`. Traits that are tagged `page` are what the module finds in a page.
     """
 
-    name = traitlets.ObjectName().tag(sync=True, page=True)  # it stands in the page's address and in a selector
+    name = traitlets.Unicode().tag(sync=True, page=True)  # it stands in the page's address and in a selector
+
+    def __init__(self, name: str, **traits: Any) -> None:
+        check("name", name, re.fullmatch("[A-Za-z0-9_-]+", name) is not None, "letters, digits, - and _")
+        super().__init__(name=name, **traits)
 
     def describe(self) -> str:
         """What the widget shows, in a sentence."""

@@ -61,14 +61,14 @@ class SchemeExplorer(PageWidget):
         scheme: the scheme that is shown, as a text; set it, or observe it.
 
     Raises:
-        ValueError: if table, network, search and scheme do not fit together.
-        TraitError: if the name is no Python identifier, or there is no such part to show.
+        ValueError: if table, network, search and scheme do not fit together, the name has other characters than
+            letters, digits, - and _, or there is no such part to show.
     """
 
     _esm = Path(__file__).with_suffix(".js")
     _css = Path(__file__).with_suffix(".css")
     table = traitlets.Dict().tag(sync=True, page=True)
-    show = traitlets.List(traitlets.Enum(PARTS)).tag(sync=True, page=True)
+    show = traitlets.List().tag(sync=True, page=True)
     scheme = traitlets.Unicode().tag(sync=True, page=True)
     answers = traitlets.Dict().tag(sync=True, page=True)
     asked = traitlets.Dict().tag(sync=True)
@@ -79,6 +79,7 @@ class SchemeExplorer(PageWidget):
         data: Data | None = None, scorer: Scorer | None = None, search: SearchResult | None = None,
         name: str = "explorer", scheme: Scheme | str | None = None, show: Sequence[str] = PARTS,
     ) -> None:  # fmt: skip
+        check("show", list(show), set(show) <= set(PARTS), f"some of {', '.join(PARTS)}")
         if (net is None) != (data is None):
             raise ValueError("A network is scored on data: give both `net` and `data`, or neither.")
         self._scorer = scorer if net is None else Scorer(net, data)
@@ -91,11 +92,12 @@ class SchemeExplorer(PageWidget):
         if search is not None:
             table = {"stages": list(search.scheme.stages)} | table
             table |= {"search": compact_search(search), "found": str(search.scheme)}
-            table["supernet"] = table.get("supernet") or search.values
+            known = table.get("supernet") or {}
+            table["supernet"] = {**known, **search.values} if isinstance(known, Mapping) else known
         check_table(table)
         first = scheme or table.get("found") or [i == 0 for i in range(sum(table["stages"]))]
         scheme = str(Scheme.parse(first, table["stages"]))
-        super().__init__(name=name, table=table, show=show, scheme=scheme, live=self._scorer is not None)
+        super().__init__(name, table=table, show=list(show), scheme=scheme, live=self._scorer is not None)
 
     @traitlets.validate("scheme")
     def _check_scheme(self, proposal: Any) -> str:

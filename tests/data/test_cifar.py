@@ -77,6 +77,12 @@ def test_npz_with_pickled_objects_is_refused_without_running_them(npz):
         load_data("cifar10", root=npz.parent)
 
 
+def test_npz_with_labels_in_words_is_refused(npz):
+    np.savez(npz, **(SMALL | {"y_train": np.array(["cat"] * len(SMALL["y_train"]))}))
+    with pytest.raises(ValueError, match=r"cifar10\.npz cannot be read"):
+        load_data("cifar10", root=npz.parent)
+
+
 def test_npz_of_other_shape_is_refused(npz):
     np.savez(npz, **(SMALL | {"x_test": SMALL["x_test"][:5]}))
     with pytest.raises(ValueError, match=r"cifar10.npz cannot be read: .* of shape \(5,\), .* got .* \(20,\)"):

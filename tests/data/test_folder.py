@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import ean_lib.data.folder as module
 from ean_lib.data import Split, load_data
 from ean_lib.data.folder import LazySplit, random_box
 
@@ -156,6 +158,22 @@ def test_a_broken_image_is_named(copy, content, memory_gb, workers):
         data = load_data(f"image_folder:{copy}", size=8, memory_gb=memory_gb, workers=workers)
         for part in (data.train, data.val, data.test):
             list(part.batches(8))
+
+
+def test_who_stops_early_does_not_wait_for_what_was_read_ahead(pictures, monkeypatch):
+    train = load_data(f"image_folder:{pictures}", size=8, memory_gb=0, workers=1).train
+    seen, read = [], module.read_image
+
+    def slow(path, *arguments):
+        seen.append(path)
+        time.sleep(0.05)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(module, "read_image", slow)
+    batches = train.batches(9)
+    next(batches)
+    batches.close()
+    assert 9 <= len(seen) <= 13  # of the 27 that the first batch and the two read ahead have
 
 
 def test_folders_that_hold_no_dataset_are_refused(copy, tmp_path):

@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes as Flat
 from ean_lib import pipeline
 from ean_lib.bench import run_bench
 from ean_lib.checks import check_choice
-from ean_lib.pipeline import FORMS, Place, Task
+from ean_lib.pipeline import FORMS, Form, Place, Task
 from ean_lib.recipes import recipe
 from ean_lib.report import write_report
 from ean_lib.runs import to_json
@@ -32,10 +32,9 @@ Preset = Annotated[
 
 def run_all(
     task: Flat[Task], supernet: TrainConfig, search: SearchConfig, retrain: TrainConfig, *,
-    seeds: tuple[int, ...] = (0,),
-    forms: tuple[Literal["backbone", "org-full", "share-full", "ean", "random", "late"], ...] = FORMS[:-1],
-    random_schemes: int = 1, scheme: str | None = None, recalibrate: int | None = 1000,
-    out: Path = Path("runs/run"), place: Flat[Place] = Place(),
+    seeds: tuple[int, ...] = (0,), forms: tuple[Form, ...] = FORMS[:-1], random_schemes: int = 1,
+    scheme: str | None = None, recalibrate: int | None = 1000, out: Path = Path("runs/run"),
+    place: Flat[Place] = Place(),
 ) -> str:  # fmt: skip
     """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
 
@@ -103,9 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = argv
     try:
         check_choice("command", name, COMMANDS)
-        command = partial(_bound(COMMANDS[name]), **_defaults(name, rest))
-        called = tyro.cli(command, prog=f"ean {name}", args=rest)
-        result = called()
+        options = partial(_bound(COMMANDS[name]), **_defaults(name, rest))
+        result = tyro.cli(options, prog=f"ean {name}", args=rest)()
         if PartialState().is_main_process:
             print(to_json(result).rstrip() if isinstance(result, dict) else result)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:

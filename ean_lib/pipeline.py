@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from accelerate import PartialState
@@ -39,7 +39,8 @@ from ean_lib.training import TrainConfig, evaluate, train
 
 Share = Literal["stage", "none"]
 Job = functools.partial  # of one of these functions, with all its arguments but `place`
-FORMS = ("backbone", "org-full", "share-full", "ean", "random", "late")
+Form = Literal["backbone", "org-full", "share-full", "ean", "random", "late"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from accelerate import PartialState
@@ -18,16 +18,13 @@ from ean_lib import pipeline
 from ean_lib.bench import run_bench
 from ean_lib.checks import check_choice
 from ean_lib.pipeline import FORMS, Form, Place, Task
-from ean_lib.recipes import recipe
+from ean_lib.recipes import Preset, recipe
 from ean_lib.report import write_report
 from ean_lib.runs import to_json
 from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig
 
-Preset = Annotated[
-    Literal["quick", "full", "paper"],
-    tyro.conf.arg(help="quick takes a CPU minutes, full hours, paper is for GPUs; it sets the defaults shown here."),
-]
+PRESET_HELP = "quick takes a CPU minutes, full hours, paper is for GPUs; it sets the defaults shown here."
 
 
 def run_all(
@@ -121,7 +118,9 @@ def _bound(function: Callable[..., Any]) -> Callable[..., Any]:
     It gives the function with its arguments bound, to be called when tyro is done: an error is then the function's own.
     """
 
-    def bind(*args: Any, preset: Preset = "quick", **options: Any) -> Callable[[], Any]:
+    def bind(
+        *args: Any, preset: Annotated[Preset, tyro.conf.arg(help=PRESET_HELP)] = "quick", **options: Any
+    ) -> Callable[[], Any]:
         return partial(function, *args, **options)
 
     parameters = dict(signature(function).parameters)

@@ -1,16 +1,18 @@
 """Defaults per dataset: ``quick`` takes two CPU cores minutes, ``full`` hours; ``paper`` is the paper's scale."""
 
 from functools import partial
+from typing import Literal, get_args
 
 from ean_lib.checks import check_choice
 from ean_lib.pipeline import Task
 from ean_lib.search import SearchConfig
 from ean_lib.training import TrainConfig
 
-PRESETS = ("quick", "full", "paper")
+Preset = Literal["quick", "full", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
-def recipe(dataset: str, preset: str = "quick") -> tuple[Task, TrainConfig, SearchConfig, TrainConfig]:
+def recipe(dataset: str, preset: Preset = "quick") -> tuple[Task, TrainConfig, SearchConfig, TrainConfig]:
     """(task, supernet training, search, retraining) for a dataset.
 
     The paper preset follows the paper's code, but for Nesterov's momentum: supernet 50 epochs, lr 0.1 (a tenth at

@@ -78,8 +78,14 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     write_atomically(path, to_safetensors(tensors))
 
 
-def load_weights(path: Path | str) -> dict[str, Any]:
+def load_weights(
+    path: Path | str, advice: str = "get it again, or redo the run; code in it is not run"
+) -> dict[str, Any]:
     """Read a file of weights, safetensors or PyTorch's own, to the CPU; code that may be in it is not run.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is broken, for the error.
 
     Raises:
         FileNotFoundError: if it is not there.
@@ -94,8 +100,6 @@ def load_weights(path: Path | str) -> dict[str, Any]:
         raise
     except Exception as error:  # torch raises many kinds for a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        anew = path.name == "checkpoint.pt"
-        advice = "delete it to start this run anew" if anew else "get it again, or redo the run; code in it is not run"
         raise ValueError(f"{path} is not a whole file of plain weights ({reason}): {advice}") from None
 
 
@@ -117,8 +121,6 @@ class Run:
     def __init__(self, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True) -> None:
         self.path = path = Path(path)
         self._lock: FileLock | None = None  # None: this process only reads
-        self._started = time.monotonic()
-        self._session = environment() | dict(provenance or {})
         config_file = path / "config.json"
         if path.exists() and not path.is_dir():
             raise ValueError(f"the run folder {path} is a file; choose another --out")
@@ -142,6 +144,7 @@ class Run:
             litter.unlink()
         if not begun:
             write_atomically(config_file, to_json(config))
+        self._started, self._session = time.monotonic(), environment() | dict(provenance or {})
         if not self.finished:
             self._note_session()
 
@@ -166,7 +169,7 @@ class Run:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What :meth:`save_checkpoint` wrote last, on the CPU, or None. No code in the file is run."""
         path = self.path / "checkpoint.pt"
-        return load_weights(path) if path.exists() else None
+        return load_weights(path, "delete it to start this run anew") if path.exists() else None
 
     def write_metrics(self, records: Iterable[Record]) -> None:
         """Write all the records so far, a line for each."""

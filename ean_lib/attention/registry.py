@@ -58,6 +58,7 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
     check_number("channels", channels, low=1, whole=True)
     if name.startswith(TIMM):
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
-    check_choice("attention module", name, list_attentions())
+    if name not in _factories:  # only then is timm looked for
+        check_choice("attention module", name, list_attentions())
     check_keywords(f"The attention module {name!r}", _factories[name], keywords)
     return _factories[name](channels, **keywords)

@@ -17,8 +17,9 @@ HOST = Path(__file__).with_name("host.js").read_text()
 class PageWidget(anywidget.AnyWidget):
     """A widget that is complete in itself in a page: its module, its state and a host of ten lines, in one text.
 
-    A subclass has an ES module `_esm` with a function `render`, its style `_css`, and the two methods `describe` and
-    `draw`. Traits that are tagged `page` are what the module finds in a page.
+    A subclass has an ES module `_esm` with a function `render`, its style `_css`, and two methods: `describe()` says in
+    a sentence what it shows, and `draw()` gives HTML that stands in its place until the module has started, and where
+    scripts are off. Traits that are tagged `page` are what the module finds in a page.
     """
 
     name = traitlets.Unicode().tag(sync=True, page=True)  # it stands in the page's address and in a selector
@@ -27,17 +28,13 @@ class PageWidget(anywidget.AnyWidget):
         check("name", name, re.fullmatch("[A-Za-z0-9_-]+", name) is not None, "letters, digits, - and _")
         super().__init__(name=name, **traits)
 
-    def describe(self) -> str:
-        """What the widget shows, in a sentence."""
-        raise NotImplementedError
-
-    def draw(self) -> str:
-        """HTML that stands in the widget's place until its module has started, and wherever scripts are off."""
-        raise NotImplementedError
+    def page_state(self) -> dict[str, Any]:
+        """What the module finds in a page."""
+        return self.trait_values(page=True)
 
     def to_html(self) -> str:
         """The widget for a page without a kernel: all of it is in this text, and nothing is asked of any host."""
-        state = json.dumps(self.trait_values(page=True), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        state = json.dumps(self.page_state(), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
         state = state.replace("<", "\\u003c")  # so that no string of the data can end the script element
         sentence = html.escape(f"{self.describe()} Where scripts run, it can be explored here.")
         return (

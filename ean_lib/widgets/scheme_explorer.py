@@ -138,6 +138,11 @@ class SchemeExplorer(PageWidget):
         """The network as an SVG."""
         return draw_scheme(Scheme.parse(self.scheme), str(self.table.get("attention", "")), self.describe())
 
+    def page_state(self) -> dict[str, Any]:
+        """Without the errors, which were a kernel's."""
+        known = {text: answer for text, answer in self.answers.items() if "error" not in answer}
+        return super().page_state() | {"answers": known}
+
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
         return bundle | {"image/svg+xml": self.draw()}, metadata

@@ -622,6 +622,7 @@ def test_an_error_in_python_goes_to_the_page_and_the_next_request_is_answered():
     assert "supernet" in explorer.answers["10-01-1"]
     explorer.asked = {"scheme": "nonsense", "request": 3}
     assert explorer.answers["nonsense"]["error"].startswith("ValueError")
+    assert "nonsense" not in explorer.to_html()  # a page has no kernel that could fail
 
 
 def test_what_a_search_has_scored_is_in_the_table_of_its_supernet():

@@ -170,12 +170,14 @@ def run_search(
         scorer = Scorer(net, data, **calibration, device=place.device, known=known)
 
         most = min(config.max_evaluations, 2 ** len(net.scheme))
-        bar = tqdm(total=most, disable=not place.progress, unit="scheme", leave=False)
+        bar = tqdm(total=most, initial=len(known), disable=not place.progress, unit="scheme", leave=False)
 
         def reward(schemes: Sequence[Scheme]) -> list[float]:
+            before = len(scorer.known)
             values = scorer(schemes)
-            run.write_metrics({"scheme": str(s), "accuracy": value} for s, value in scorer.known.items())
-            bar.update(len(scorer.known) - bar.n)
+            if len(scorer.known) > before:
+                run.write_metrics({"scheme": str(s), "accuracy": value} for s, value in scorer.known.items())
+                bar.update(len(scorer.known) - before)
             return values
 
         with bar:

@@ -78,9 +78,7 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     write_atomically(path, to_safetensors(tensors))
 
 
-def load_weights(
-    path: Path | str, advice: str = "get it again, or redo the run; code in it is not run"
-) -> dict[str, Any]:
+def load_weights(path: Path | str, advice: str = "get it again, or redo the run") -> dict[str, Any]:
     """Read a file of weights, safetensors or PyTorch's own, to the CPU; code that may be in it is not run.
 
     Args:
@@ -100,7 +98,8 @@ def load_weights(
         raise
     except Exception as error:  # torch raises many kinds for a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a whole file of plain weights ({reason}): {advice}") from None
+        what = f"{path} is not a whole file of plain weights ({reason}; code in it is not run)"
+        raise ValueError(f"{what}: {advice}") from None
 
 
 class Run:

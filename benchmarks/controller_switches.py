@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from ean_lib import SearchConfig, load_bench, search
-from ean_lib.bench import Bench
-from ean_lib.controller import SWITCHES
+from ean_lib.experiments.bench import Bench
 from ean_lib.runs import environment, write_atomically
+from ean_lib.search.controller import SWITCHES
 
 
 def variants(mode: str, steps: int) -> Iterator[tuple[str, SearchConfig]]:

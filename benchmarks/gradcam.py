@@ -19,9 +19,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from ean_lib.gradcam import grad_cam
+from ean_lib.devices import device_name
+from ean_lib.learning.gradcam import grad_cam
 from ean_lib.networks import build_network
-from ean_lib.runs import device_name
 
 
 def main() -> None:

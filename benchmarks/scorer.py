@@ -16,8 +16,8 @@ import time
 import torch
 
 from ean_lib.data import Data, Split
+from ean_lib.devices import device_name
 from ean_lib.networks import build_network
-from ean_lib.runs import device_name
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import Scorer
 

@@ -6,17 +6,18 @@ import logging
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 from ean_lib.attention import create_attention, list_attentions, register_attention
-from ean_lib.bench import load_bench
 from ean_lib.data import Data, Split, load_data
-from ean_lib.gradcam import grad_cam
-from ean_lib.measure import measure, relative_time_increment
+from ean_lib.experiments.bench import load_bench
+from ean_lib.experiments.steps import load_network
+from ean_lib.learning.evaluate import evaluate
+from ean_lib.learning.gradcam import grad_cam
+from ean_lib.learning.measure import measure, relative_time_increment
+from ean_lib.learning.training import TrainConfig, train
 from ean_lib.networks import AttentionResNet, build_network
-from ean_lib.official import PUBLISHED_SCHEMES, load_official, published_scheme
-from ean_lib.pipeline import load_network
+from ean_lib.networks.official import PUBLISHED_SCHEMES, load_official, published_scheme
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
-from ean_lib.training import TrainConfig, evaluate, train
 
 __version__ = "0.1.0"
 

@@ -14,22 +14,23 @@ from pathlib import Path
 import torch
 from tiny import STAGES, tiny_data, tiny_net
 
-from ean_lib import bench, pipeline
 from ean_lib.data import Split
+from ean_lib.experiments import bench, steps
+from ean_lib.experiments.task import Place, Task
+from ean_lib.learning.training import TrainConfig, train
 from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
-from ean_lib.training import TrainConfig, train
 
 
 def run_pipeline(out: Path) -> None:
     finish = Run.finish
     Run.finish = lambda run, *arguments: (time.sleep(1), finish(run, *arguments))
-    task = pipeline.Task(subset=64, blocks=(1, 1), width=8)
-    config, place = TrainConfig(epochs=1, batch_size=32), pipeline.Place(device="cpu", progress=False)
-    trained = pipeline.run_supernet(task, config, 0, out / "supernet", place)
-    found = pipeline.run_search(out / "supernet", SearchConfig(method="exhaustive"), 0, out / "search", place)
-    retrained = pipeline.run_retrain(task, str(out / "search"), config, 0, out / "ean", place)
+    task = Task(subset=64, blocks=(1, 1), width=8)
+    config, place = TrainConfig(epochs=1, batch_size=32), Place(device="cpu", progress=False)
+    trained = steps.run_supernet(task, config, 0, out / "supernet", place)
+    found = steps.run_search(out / "supernet", SearchConfig(method="exhaustive"), 0, out / "search", place)
+    retrained = steps.run_retrain(task, str(out / "search"), config, 0, out / "ean", place)
     scores = bench.run_scores(task, config, 0, out / "bench", place)
     costs = bench.run_costs(task, list(Scheme.all_of((1, 1))), out / "costs", place)
     rank = torch.distributed.get_rank()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
-import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 import tomllib
 from pathlib import Path
 
@@ -81,27 +79,6 @@ def test_the_version_is_the_same_everywhere():
     except importlib.metadata.PackageNotFoundError:
         return  # a clone that is used without being installed
     assert installed == version
-
-
-def lines_of_code(source: str) -> int:
-    """Lines that hold code: neither blank nor only a comment, and not part of a docstring."""
-    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    code: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in ignored:
-            code.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        for child in node.body if isinstance(getattr(node, "body", None), list) else []:
-            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
-                code -= set(range(child.lineno, child.end_lineno + 1))
-    return len(code)
-
-
-def test_the_library_does_not_grow():
-    """Someone reads it in an afternoon; the widgets of the book's pages, which it does not import, have a bound too."""
-    lines = {str(path.relative_to(ROOT)): lines_of_code(path.read_text()) for path in LIBRARY}
-    widgets = sum(count for path, count in lines.items() if "widgets" in path)
-    assert widgets < 240 and sum(lines.values()) - widgets < 2950, lines
 
 
 def test_no_tracked_file_carries_a_path_of_somebodys_machine():

@@ -30,9 +30,10 @@ from typing import Any
 
 import torch
 
-from ean_lib.bench import load_bench
-from ean_lib.measure import count_macs, count_parameters
-from ean_lib.pipeline import Task, finished
+from ean_lib.experiments.bench import load_bench
+from ean_lib.experiments.steps import finished
+from ean_lib.experiments.task import Task
+from ean_lib.learning.measure import count_macs, count_parameters
 from ean_lib.runs import read_json, rebuild, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult

@@ -16,7 +16,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ean_lib.report import collect, to_markdown, write_report
+from ean_lib.experiments.report import collect, to_markdown, write_report
 from ean_lib.runs import read_json, to_json, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent

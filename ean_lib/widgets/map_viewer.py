@@ -16,7 +16,7 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
-from ean_lib.gradcam import grad_cam
+from ean_lib.learning.gradcam import grad_cam
 from ean_lib.networks import AttentionResNet
 from ean_lib.widgets.page import PageWidget
 

@@ -13,9 +13,9 @@ import traitlets
 
 from ean_lib.checks import check
 from ean_lib.data import Data
-from ean_lib.measure import count_macs, count_parameters
+from ean_lib.learning.measure import count_macs, count_parameters
 from ean_lib.networks import AttentionResNet
-from ean_lib.official import PUBLISHED_SCHEMES
+from ean_lib.networks.official import PUBLISHED_SCHEMES
 from ean_lib.runs import read_json
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchResult

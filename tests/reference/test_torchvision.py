@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ean_lib.measure import count_parameters
+from ean_lib.learning.measure import count_parameters
 from ean_lib.networks import build_network
 
 

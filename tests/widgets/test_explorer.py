@@ -17,8 +17,8 @@ from axe_playwright_python.sync_playwright import Axe
 from tiny import STAGES, tiny_data, tiny_net
 
 from ean_lib import Scheme, Scorer, SearchConfig, search
-from ean_lib.controller import Controller, ControllerConfig
-from ean_lib.measure import count_macs, count_parameters
+from ean_lib.learning.measure import count_macs, count_parameters
+from ean_lib.search.controller import Controller, ControllerConfig
 from ean_lib.widgets import SchemeExplorer, compact_search
 
 ROOT = Path(__file__).resolve().parent.parent.parent

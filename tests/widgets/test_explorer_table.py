@@ -12,8 +12,8 @@ from statistics import stdev
 import pytest
 
 from ean_lib import Scheme, SearchConfig, search
-from ean_lib.measure import count_macs, count_parameters
-from ean_lib.pipeline import Task
+from ean_lib.experiments.task import Task
+from ean_lib.learning.measure import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLES = sorted((ROOT / "book" / "results" / "explorer").glob("*.json"))

@@ -1,0 +1,1 @@
+"""Experiments: tasks, recipes, the steps of the method, truth tables and reports."""

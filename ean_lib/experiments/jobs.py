@@ -1,0 +1,72 @@
+"""Many runs, several at a time."""
+
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from ean_lib.checks import check_number
+from ean_lib.devices import find_device
+from ean_lib.experiments.task import Place
+from ean_lib.runs import BusyError
+
+Job = functools.partial  # of one of these functions, with all its arguments but `place`
+
+
+def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = None) -> None:
+    """Do all jobs, several at a time in processes of one thread each; jobs that are finished are passed over.
+
+    On a CPU that is faster than one network on all threads, and the result does not depend on their number. Whoever
+    works through the same jobs at the same time, on this machine or on another that sees the folders, shares them:
+    a job is one run folder, and its lock says that it is being done.
+
+    Args:
+        jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
+        workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
+            1: this process does all, with all its threads, which round otherwise than one thread does. Otherwise
+            a job has one thread, also where it is the only job.
+    """
+    if workers is None:
+        alone = PartialState(cpu=place.device == "cpu").num_processes == 1
+        workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
+    check_number("workers", workers, low=1, whole=True)
+    shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
+    left = list(jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=[context.Value("i")]) as pool:
+        while left:
+            done = (pool.map if workers > 1 else map)(_do, left, itertools.repeat(shown))
+            bar = tqdm(done, total=len(left), disable=not place.progress, unit="run", leave=False)
+            left = [job for job, mine in zip(left, bar, strict=True) if not mine]
+            if left:  # somebody else is doing these: look again whether they were finished
+                time.sleep(1)
+
+
+def _do(job: Job, place: Place) -> bool:
+    """Do a job, unless somebody else is doing it."""
+    try:
+        job(place=place)
+    except BusyError:
+        return False
+    return True
+
+
+def _start_worker(started: Any) -> None:
+    """One thread for the work, and one that ends this process with its parent; its bars have a line of their own."""
+    torch.set_num_threads(1)
+    with started.get_lock():
+        started.value += 1
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, position=started.value)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -1,0 +1,63 @@
+"""The whole method in one call: supernet, search, retraining, measuring, report."""
+
+from functools import partial
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes as Flat
+
+from ean_lib.experiments import steps
+from ean_lib.experiments.forms import FORMS, Form, run_form
+from ean_lib.experiments.jobs import run_jobs
+from ean_lib.experiments.report import write_report
+from ean_lib.experiments.task import Place, Task
+from ean_lib.learning.training import TrainConfig
+from ean_lib.search import SearchConfig
+
+
+def run_all(
+    task: Flat[Task], supernet: TrainConfig, search: SearchConfig, retrain: TrainConfig, *,
+    seeds: tuple[int, ...] = (0,), forms: tuple[Form, ...] = FORMS[:-1], random_schemes: int = 1,
+    scheme: str | None = None, recalibrate: int | None = 1000, out: Path = Path("runs/run"),
+    place: Flat[Place] = Place(),
+) -> str:  # fmt: skip
+    """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
+
+    Example: ean run --dataset cued_shapes --seeds 0 1 2
+
+    Example: ean run --dataset cifar10 --attention dia --supernet.epochs 20 --out runs/cifar10-dia
+
+    Args:
+        supernet: How the supernet is trained.
+        search: How the supernet is searched.
+        retrain: How the schemes are retrained.
+        seeds: Each seed has its own supernet, search and retrainings.
+        forms: What to retrain. random and late have as many connections as the scheme found; late has them at the end.
+        random_schemes: Random schemes per seed.
+        scheme: Retrain this scheme (bits, or the folder of a finished search) instead of searching for one per seed.
+        recalibrate: Re-estimate BatchNorm for each scheme from this many training images while searching.
+        out: The folder of all of it.
+    """
+    if not seeds or random_schemes < 1:
+        raise ValueError("name at least one seed, and at least one random scheme")
+    given = None if scheme is None else str(steps.read_scheme(scheme, task))
+    searches, now, later = [], [], []
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        if given is None:
+            searches.append(partial(steps.find_scheme, task, supernet, search, recalibrate, seed, out=folder))
+        for form in forms:
+            fixed = form in ("backbone", "org-full", "share-full")
+            found = "full" if fixed else given or str(folder / "search")
+            for index in range(random_schemes if form == "random" else 1):
+                name = f"random-{index + 1}" if form == "random" else form
+                job = partial(run_form, task, form, found, retrain, seed, index, out=folder / name)
+                (now if fixed or given else later).append(job)
+    # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
+    run_jobs(searches + now, place)
+    run_jobs(later, place)
+    folders = [job.keywords["out"] for job in now + later]
+    for seed in seeds:
+        retrained = tuple(folder for folder in folders if folder.parent == out / f"seed-{seed}")
+        if not all((folder / "measure.json").exists() for folder in retrained):
+            steps.run_measure(retrained, place)
+    return write_report((out,), out)

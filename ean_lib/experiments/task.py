@@ -1,0 +1,72 @@
+"""The task of an experiment: which images to learn, with which network, and where."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ean_lib.data import Data, load_data
+from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.schemes import Scheme
+
+Share = Literal["stage", "none"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which images to learn, and with which network."""
+
+    dataset: str = "cued_shapes"
+    """cued_shapes, cifar10, cifar100 or image_folder:PATH."""
+    backbone: str = "resnet20"
+    """resnet20/56/110/164 for small images, resnet18/34/50/101 for large ones."""
+    attention: str = "se"
+    """se, sge, dia, eca, cbam, or timm:NAME."""
+    rd_ratio: float | None = None
+    """The bottleneck's share of the channels, for a module that has one; its own default where nothing is given."""
+    blocks: tuple[int, ...] | None = None
+    """Blocks per stage, for a network smaller than the named one."""
+    width: int | None = None
+    """Channels of the first stage."""
+    stem_stride: int | None = None
+    """Stride of the first convolution; 2 on small images makes a network four times as fast."""
+    subset: int | None = None
+    """Train on this many images only, balanced over the classes."""
+    objects: int | None = None
+    """cued_shapes: objects in each image, 2 or 3."""
+
+    def data(self, root: str | None = None) -> Data:
+        options = {} if self.objects is None else {"objects": self.objects}
+        return _load_data(self.dataset, root=root, subset=self.subset, **options)
+
+    def network(
+        self, num_classes: int, scheme: Scheme | None = None, share: Share = "stage", seed: int = 0
+    ) -> AttentionResNet:
+        """The network with attention, or the plain backbone where the scheme connects nothing."""
+        attention = self.attention if scheme is None or scheme.connected else None
+        net = build_network(self.backbone, attention, share, scheme, num_classes, seed=seed, **self.options)
+        return net if scheme is None else net.prune()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `build_network` is told beside names, scheme and classes."""
+        ratio = {} if self.rd_ratio is None else {"rd_ratio": self.rd_ratio}
+        return {"attention_kwargs": ratio, "width": self.width, "stem_stride": self.stem_stride, "blocks": self.blocks}
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        return build_network(self.backbone, width=8, blocks=self.blocks).stages
+
+
+_load_data = functools.lru_cache(maxsize=2)(load_data)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the work is done and what is shown; nothing here changes a result."""
+
+    data_dir: str | None = None
+    """Where downloaded datasets are; the default is $EAN_DATA or ~/.cache/ean_lib."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU where there is one."""
+    progress: bool = True
+    """Show progress bars."""

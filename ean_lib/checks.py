@@ -19,18 +19,18 @@ Seed = Annotated[int, Interval(0, 2**32, "left")]
 Whole = Annotated[int, Interval(0, inf, "left")]
 
 
-def check(name: str, value: Any, fine: bool, expected: str) -> None:
-    """`ValueError` "`name` must be `expected`, got `value`" unless fine."""
-    if not fine:
+def check(name: str, value: Any, condition: bool, expected: str) -> None:
+    """`ValueError` "`name` must be `expected`, got `value`" unless the condition holds."""
+    if not condition:
         raise ValueError(f"{name} must be {expected}, got {short(value)}")
 
 
 def check_number(name: str, value: Any, low: float = 0, high: float | None = None, whole: bool = False) -> None:
     """`ValueError` unless value is a finite number (a whole one, where asked) from low to high."""
-    kind = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    fine = kind and low <= value < float("inf") and (high is None or value <= high)
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    in_limits = is_number and low <= value < inf and (high is None or value <= high)
     limits = f"of at least {low}" if high is None else f"in {low}..{high}"
-    check(name, value, fine, f"a {'whole' if whole else 'finite'} number {limits}")
+    check(name, value, in_limits, f"a {'whole' if whole else 'finite'} number {limits}")
 
 
 def check_options(options: Any) -> None:

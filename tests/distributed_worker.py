@@ -16,9 +16,9 @@ from tiny import STAGES, tiny_data, tiny_net
 
 from ean_lib.data import Split
 from ean_lib.experiments import bench, steps
-from ean_lib.experiments.task import Place, Task
+from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig, train
-from ean_lib.runs import Run
+from ean_lib.runs import Run, Runtime
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
 
@@ -27,12 +27,12 @@ def run_pipeline(out: Path) -> None:
     finish = Run.finish
     Run.finish = lambda run, *arguments: (time.sleep(1), finish(run, *arguments))
     task = Task(subset=64, blocks=(1, 1), width=8)
-    config, place = TrainConfig(epochs=1, batch_size=32), Place(device="cpu", progress=False)
-    trained = steps.run_supernet(task, config, 0, out / "supernet", place)
-    found = steps.run_search(out / "supernet", SearchConfig(method="exhaustive"), 0, out / "search", place)
-    retrained = steps.run_retrain(task, str(out / "search"), config, 0, out / "ean", place)
-    scores = bench.run_scores(task, config, 0, out / "bench", place)
-    costs = bench.run_costs(task, list(Scheme.all_of((1, 1))), out / "costs", place)
+    config, runtime = TrainConfig(epochs=1, batch_size=32), Runtime(device="cpu", progress=False)
+    trained = steps.run_supernet(task, config, 0, out / "supernet", runtime)
+    found = steps.run_search(out / "supernet", SearchConfig(method="exhaustive"), 0, out / "search", runtime)
+    retrained = steps.run_retrain(task, str(out / "search"), config, 0, out / "ean", runtime)
+    scores = bench.run_scores(task, config, 0, out / "bench", runtime)
+    costs = bench.run_costs(task, list(Scheme.all_of((1, 1))), out / "costs", runtime)
     rank = torch.distributed.get_rank()
     results = [trained, json.loads(found.to_json()), retrained, scores, costs]
     (out / f"rank-{rank}.json").write_text(json.dumps(results))

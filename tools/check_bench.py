@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from ean_lib.experiments.bench import load_bench
-from ean_lib.experiments.jobs import run_jobs
 from ean_lib.experiments.steps import run_retrain
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
 from ean_lib.runs import read_json, rebuild
+from ean_lib.runs.jobs import run_jobs
 
 
 def main() -> int:

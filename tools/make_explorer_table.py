@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from ean_lib.experiments.bench import load_bench
-from ean_lib.experiments.steps import finished
+from ean_lib.experiments.steps import read_finished_run
 from ean_lib.experiments.task import Task
 from ean_lib.learning.measure import count_macs, count_parameters
 from ean_lib.runs import read_json, rebuild, write_atomically
@@ -98,7 +98,7 @@ def make_table(search: Path, folders: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ValueError: if schemes lack a score, the retrainings have several recipes, or a recorded cost differs.
     """
-    config, _ = finished(search, "search")
+    config, _ = read_finished_run(search, "search")
     result = SearchResult.from_json((search / "result.json").read_text())
     task = rebuild(Task, config["task"])
     scored = {line["scheme"]: line["accuracy"] for line in map(json.loads, (search / "metrics.jsonl").open())}

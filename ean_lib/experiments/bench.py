@@ -20,12 +20,12 @@ from tyro.conf import OmitArgPrefixes as Flat
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data.splits import class_balanced_order
 from ean_lib.experiments import steps
-from ean_lib.experiments.jobs import Job, run_jobs
-from ean_lib.experiments.steps import finished, open_run, result_of, run_retrain
-from ean_lib.experiments.task import Place, Task
+from ean_lib.experiments.steps import open_run, read_finished_run, result_of, run_retrain
+from ean_lib.experiments.task import Task
 from ean_lib.learning.measure import measure
 from ean_lib.learning.training import TrainConfig
-from ean_lib.runs import environment, read_json, to_json, write_atomically
+from ean_lib.runs import Runtime, environment, read_json, to_json, write_atomically
+from ean_lib.runs.jobs import Job, run_jobs
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import Scorer
 
@@ -134,7 +134,7 @@ def run_bench(
     task: Flat[Task], train: TrainConfig, supernet: TrainConfig, out: Path = Path("runs/bench"), *,
     seeds: tuple[int, ...] = (0, 1, 2), schemes: int | None = None,
     supernets: tuple[Literal["uniform", "warm", "complementary", "sandwich"], ...] = tuple(SUPERNETS),
-    place: Flat[Place] = Place(), workers: int | None = None,
+    runtime: Flat[Runtime] = Runtime(), workers: int | None = None,
 ) -> Bench:  # fmt: skip
     """Make a truth table: every scheme trained alone, with several seeds, beside its score in supernets.
 
@@ -167,19 +167,19 @@ def run_bench(
         for scheme in chosen:
             where = out / "alone" / f"{scheme}-{seed}"
             jobs.append(partial(run_retrain, task, scheme, train, seed, out=where, form="ean", hold_out=True))
-    run_jobs(jobs, place, workers)
+    run_jobs(jobs, runtime, workers)
     timing = partial(run_costs, task, every, out=out / "costs")
-    run_jobs([timing], place, workers=1)
+    run_jobs([timing], runtime, workers=1)
 
-    costs = finished(out / "costs", "costs")[1]
+    costs = read_finished_run(out / "costs", "costs")[1]
     table = pd.DataFrame.from_dict(costs, orient="index", columns=["parameters", "macs", "median_ms"])
     table.insert(0, "connected", table.index.str.count("1"))
     for seed in seeds:
-        alone = {str(scheme): finished(out / "alone" / f"{scheme}-{seed}", "retrain")[1] for scheme in chosen}
+        alone = {str(scheme): read_finished_run(out / "alone" / f"{scheme}-{seed}", "retrain")[1] for scheme in chosen}
         for part in ("val", "test"):
             table[f"{part}_{seed}"] = pd.Series({text: run[f"{part}_accuracy"] for text, run in alone.items()})
         for kind in supernets:
-            scores = finished(out / "supernets" / f"{kind}-{seed}" / "scores", "scores")[1]
+            scores = read_finished_run(out / "supernets" / f"{kind}-{seed}" / "scores", "scores")[1]
             table[f"{kind}_{seed}"] = pd.Series(scores["own"])
             table[f"{kind}_recalibrated_{seed}"] = pd.Series(scores["recalibrated"])
     content = table.to_csv(index_label="scheme", lineterminator="\n").encode()
@@ -205,27 +205,27 @@ def spread(schemes: Sequence[Scheme], count: int) -> list[Scheme]:
     return [schemes[i] for i in order[:count].tolist()]
 
 
-def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, place: Place) -> dict[str, dict[str, float]]:
+def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, runtime: Runtime) -> dict[str, dict[str, float]]:
     """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
-    steps.run_supernet(task, config, seed, out, place)
+    steps.run_supernet(task, config, seed, out, runtime)
     net = steps.load_network(out)
-    run, data = open_run(out / "scores", "scores", task, place, seed, recalibrate=RECALIBRATE)
+    run, data = open_run(out / "scores", "scores", task, runtime, seed, recalibrate=RECALIBRATE)
     if not run.finished:
         schemes, scores = list(Scheme.all_of(net.stages)), {}
         for name, images in (("own", None), ("recalibrated", RECALIBRATE)):
-            scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=place.device)
+            scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=runtime.device)
             scores[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
         run.finish(scores)
     return result_of(run)
 
 
-def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, place: Place) -> dict[str, list[float]]:
+def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, runtime: Runtime) -> dict[str, list[float]]:
     """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
-    run, data = open_run(out, "costs", task, place, seed=0, threads=torch.get_num_threads())
+    run, data = open_run(out, "costs", task, runtime, seed=0, threads=torch.get_num_threads())
     if not run.finished:
         networks = {str(s): task.network(data.num_classes, s) for s in schemes}
         backbone = task.network(data.num_classes, Scheme.none(task.stages))
         rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
-        costs = measure(networks, backbone, (64, 3, *data.image_size), device=place.device, rounds=rounds)
+        costs = measure(networks, backbone, (64, 3, *data.image_size), device=runtime.device, rounds=rounds)
         run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
     return result_of(run)

@@ -7,8 +7,9 @@ import torch
 
 from ean_lib.checks import check_choice
 from ean_lib.experiments.steps import read_scheme, run_retrain
-from ean_lib.experiments.task import Place, Task
+from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
+from ean_lib.runs import Runtime
 from ean_lib.schemes import Scheme
 
 Form = Literal["backbone", "org-full", "share-full", "ean", "random", "late"]
@@ -18,7 +19,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 
 
 def run_form(
-    task: Task, form: str, found: str, config: TrainConfig, seed: int, index: int, out: Path, place: Place
+    task: Task, form: str, found: str, config: TrainConfig, seed: int, index: int, out: Path, runtime: Runtime
 ) -> dict[str, Any]:
     """Retrain the scheme that a form stands for; random and late have as many connections as the scheme found."""
     check_choice("form", form, FORMS)
@@ -33,4 +34,4 @@ def run_form(
         "random": (Scheme.random(stages, generator, connected=k), "stage"),
         "late": (Scheme.parse([i >= blocks - k for i in range(blocks)], stages), "stage"),
     }[form]
-    return run_retrain(task, scheme, config, seed, out, place, share, form)
+    return run_retrain(task, scheme, config, seed, out, runtime, share, form)

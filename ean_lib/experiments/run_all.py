@@ -7,10 +7,11 @@ from tyro.conf import OmitArgPrefixes as Flat
 
 from ean_lib.experiments import steps
 from ean_lib.experiments.forms import FORMS, Form, run_form
-from ean_lib.experiments.jobs import run_jobs
 from ean_lib.experiments.report import write_report
-from ean_lib.experiments.task import Place, Task
+from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
+from ean_lib.runs import Runtime
+from ean_lib.runs.jobs import run_jobs
 from ean_lib.search import SearchConfig
 
 
@@ -18,7 +19,7 @@ def run_all(
     task: Flat[Task], supernet: TrainConfig, search: SearchConfig, retrain: TrainConfig, *,
     seeds: tuple[int, ...] = (0,), forms: tuple[Form, ...] = FORMS[:-1], random_schemes: int = 1,
     scheme: str | None = None, recalibrate: int | None = 1000, out: Path = Path("runs/run"),
-    place: Flat[Place] = Place(),
+    runtime: Flat[Runtime] = Runtime(),
 ) -> str:  # fmt: skip
     """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
 
@@ -53,11 +54,11 @@ def run_all(
                 job = partial(run_form, task, form, found, retrain, seed, index, out=folder / name)
                 (now if fixed or given else later).append(job)
     # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
-    run_jobs(searches + now, place)
-    run_jobs(later, place)
+    run_jobs(searches + now, runtime)
+    run_jobs(later, runtime)
     folders = [job.keywords["out"] for job in now + later]
     for seed in seeds:
         retrained = tuple(folder for folder in folders if folder.parent == out / f"seed-{seed}")
         if not all((folder / "measure.json").exists() for folder in retrained):
-            steps.run_measure(retrained, place)
+            steps.run_measure(retrained, runtime)
     return write_report((out,), out)

@@ -20,24 +20,24 @@ from tyro.conf import Positional, Suppress, arg
 
 from ean_lib.checks import check
 from ean_lib.data import Data
-from ean_lib.experiments.task import Place, Share, Task
+from ean_lib.experiments.task import Share, Task
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.measure import measure
 from ean_lib.learning.training import TrainConfig, train
 from ean_lib.networks import AttentionResNet, check_state_dict
-from ean_lib.runs import Run, load_weights, read_json, rebuild, to_json, write_atomically
+from ean_lib.runs import Run, Runtime, load_weights, read_json, rebuild, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
 
 
-def open_run(out: Path, kind: str, task: Task, place: Place, seed: int, **config: Any) -> tuple[Run, Data]:
+def open_run(out: Path, kind: str, task: Task, runtime: Runtime, seed: int, **config: Any) -> tuple[Run, Data]:
     """The folder of a run of that kind, whose result all of these decide, and the task's data."""
-    data = task.data(place.data_dir)
+    data = task.data(runtime.data_dir)
     task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
     origin = {"seed": seed, "data": data.train.checksum}
     full = {"kind": kind, "task": dataclasses.asdict(task), **origin, **config}
-    state = PartialState(cpu=place.device == "cpu")
+    state = PartialState(cpu=runtime.device == "cpu")
     with state.main_process_first():
         return Run(out, full, origin, writer=state.is_main_process), data
 
@@ -50,7 +50,7 @@ def result_of(run: Run) -> dict[str, Any]:
 
 def run_supernet(
     task: Flat[Task], config: Flat[TrainConfig], seed: int = 0, out: Path = Path("runs/supernet"),
-    place: Flat[Place] = Place(),
+    runtime: Flat[Runtime] = Runtime(),
 ) -> dict[str, Any]:  # fmt: skip
     """Train a supernet: one network in which every scheme shares the weights.
 
@@ -61,18 +61,18 @@ def run_supernet(
         out: The run folder.
     """
     config = dataclasses.replace(config, seed=seed)
-    run, data = open_run(out, "supernet", task, place, seed, train=dataclasses.asdict(config))
+    run, data = open_run(out, "supernet", task, runtime, seed, train=dataclasses.asdict(config))
     if not run.finished:
         net = task.network(data.num_classes, seed=seed)
-        history = train(net, data, config, "random", run, device=place.device, progress=place.progress)
-        full = evaluate(net, data.val, Scheme.full(net.stages), device=place.device)
+        history = train(net, data, config, "random", run, device=runtime.device, progress=runtime.progress)
+        full = evaluate(net, data.val, Scheme.full(net.stages), device=runtime.device)
         run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
     return result_of(run)
 
 
 def run_search(
     supernet: Path, config: Flat[SearchConfig] = SearchConfig(), seed: int = 0, out: Path = Path("runs/search"),
-    place: Flat[Place] = Place(), recalibrate: int | None = 1000,
+    runtime: Flat[Runtime] = Runtime(), recalibrate: int | None = 1000,
 ) -> SearchResult:  # fmt: skip
     """Search a trained supernet for the scheme to retrain.
 
@@ -85,19 +85,19 @@ def run_search(
         recalibrate: Re-estimate BatchNorm for each scheme from this many training images; None keeps the supernet's
             statistics.
     """
-    made, _ = finished(supernet, "supernet")
+    made, _ = read_finished_run(supernet, "supernet")
     task, net = rebuild(Task, made["task"]), load_network(supernet)
     config = dataclasses.replace(config, seed=seed)
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
-    run, data = open_run(out, "search", task, place, seed, **settings)
+    run, data = open_run(out, "search", task, runtime, seed, **settings)
     if not run.finished and PartialState().is_main_process:
         known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
         calibration = {"recalibrate": recalibrate, "augment": made["train"]["augment"]}
-        scorer = Scorer(net, data, **calibration, device=place.device, known=known)
+        scorer = Scorer(net, data, **calibration, device=runtime.device, known=known)
 
         most = min(config.max_evaluations, 2 ** len(net.scheme))
-        bar = tqdm(total=most, initial=len(known), disable=not place.progress, unit="scheme", leave=False)
+        bar = tqdm(total=most, initial=len(known), disable=not runtime.progress, unit="scheme", leave=False)
 
         def reward(schemes: Sequence[Scheme]) -> list[float]:
             before = len(scorer.known)
@@ -116,16 +116,22 @@ def run_search(
 
 
 def find_scheme(
-    task: Task, train: TrainConfig, config: SearchConfig, recalibrate: int | None, seed: int, out: Path, place: Place
+    task: Task,
+    train: TrainConfig,
+    config: SearchConfig,
+    recalibrate: int | None,
+    seed: int,
+    out: Path,
+    runtime: Runtime,
 ) -> SearchResult:
     """Train a supernet, into out/supernet, and search it, into out/search."""
-    run_supernet(task, train, seed, out / "supernet", place)
-    return run_search(out / "supernet", config, seed, out / "search", place, recalibrate)
+    run_supernet(task, train, seed, out / "supernet", runtime)
+    return run_search(out / "supernet", config, seed, out / "search", runtime, recalibrate)
 
 
 def run_retrain(
     task: Flat[Task], scheme: Annotated[Scheme | str, arg(constructor=str)], config: Flat[TrainConfig], seed: int = 0,
-    out: Path = Path("runs/retrain"), place: Flat[Place] = Place(), share: Share = "stage",
+    out: Path = Path("runs/retrain"), runtime: Flat[Runtime] = Runtime(), share: Share = "stage",
     form: Suppress[str | None] = None, hold_out: Suppress[bool] = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one scheme from scratch on all training images and evaluate it once on the test images.
@@ -148,21 +154,21 @@ def run_retrain(
         full = {"none": "org-full", "stage": "share-full"}[share]
         form = "backbone" if not scheme.connected else full if scheme.connected == len(scheme) else "ean"
     named = {"scheme": str(scheme), "share": share, "form": form} | ({"hold_out": True} if hold_out else {})
-    run, data = open_run(out, "retrain", task, place, seed, train=dataclasses.asdict(config), **named)
+    run, data = open_run(out, "retrain", task, runtime, seed, train=dataclasses.asdict(config), **named)
     if not run.finished:
         net = task.network(data.num_classes, scheme, share, seed)
         split = data.train if hold_out else data.train.join(data.val)
-        history = train(net, data, config, scheme, run, split=split, device=place.device, progress=place.progress)
-        accuracy = evaluate(net, data.test, device=place.device)
+        history = train(net, data, config, scheme, run, split=split, device=runtime.device, progress=runtime.progress)
+        accuracy = evaluate(net, data.test, device=runtime.device)
         outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
         if hold_out:
-            outcome["val_accuracy"] = evaluate(net, data.val, device=place.device)
+            outcome["val_accuracy"] = evaluate(net, data.val, device=runtime.device)
         run.finish({**named, "connected": scheme.connected, **outcome}, None if hold_out else net.state_dict())
     return result_of(run)
 
 
 def run_measure(
-    folders: Positional[tuple[Path, ...]], place: Flat[Place] = Place(), batch_size: int = 64, rounds: int = 20
+    folders: Positional[tuple[Path, ...]], runtime: Flat[Runtime] = Runtime(), batch_size: int = 64, rounds: int = 20
 ) -> dict[str, Any]:
     """Parameters, MACs and inference time of retrained networks, pruned and fused, against their backbone.
 
@@ -175,14 +181,14 @@ def run_measure(
         rounds: Timings of each network; the median is reported with its quartiles.
     """
     check("what to measure", folders, len(folders) > 0, "at least one folder of a finished retraining")
-    tasks = [rebuild(Task, finished(folder, "retrain")[0]["task"]) for folder in folders]
+    tasks = [rebuild(Task, read_finished_run(folder, "retrain")[0]["task"]) for folder in folders]
     for folder, task in zip(folders, tasks, strict=True):
         if dataclasses.replace(task, attention=tasks[0].attention) != tasks[0]:
             raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
-    data = tasks[0].data(place.data_dir)
+    data = tasks[0].data(runtime.data_dir)
     backbone = tasks[0].network(data.num_classes, Scheme.none(tasks[0].stages))
     networks = {str(folder): load_network(folder) for folder in folders}
-    measured = measure(networks, backbone, (batch_size, 3, *data.image_size), device=place.device, rounds=rounds)
+    measured = measure(networks, backbone, (batch_size, 3, *data.image_size), device=runtime.device, rounds=rounds)
     costs = {folder: dataclasses.asdict(cost) for folder, cost in measured.items()}
     for folder, cost in costs.items():
         write_atomically(Path(folder) / "measure.json", to_json(cost))
@@ -194,11 +200,11 @@ def read_scheme(scheme: Scheme | str, task: Task) -> Scheme:
     if scheme in ("full", "none"):
         return getattr(Scheme, scheme)(task.stages)
     if isinstance(scheme, str) and scheme and Path(scheme).is_dir():
-        scheme = finished(Path(scheme), "search")[1]["scheme"]
+        scheme = read_finished_run(Path(scheme), "search")[1]["scheme"]
     return Scheme.parse(scheme, task.stages)
 
 
-def finished(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def read_finished_run(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Configuration and result of a finished run of one of the kinds; a clear error where there is none."""
     wanted, file = f"{' or '.join(kinds)} run", folder / "config.json"
     if not file.is_file():
@@ -221,7 +227,7 @@ def load_network(folder: Path | str) -> AttentionResNet:
         FileNotFoundError: if it is no run folder, or has no weights.
         ValueError: if it is another kind of run, or not finished, or its weights are damaged or another network's.
     """
-    config, _ = finished(folder := Path(folder), "supernet", "retrain")
+    config, _ = read_finished_run(folder := Path(folder), "supernet", "retrain")
     task, weights = rebuild(Task, config["task"]), load_weights(folder / "weights.safetensors")
     scheme = Scheme.parse(config["scheme"], task.stages) if "scheme" in config else None
     classes = weights.get("fc.bias", torch.empty(1)).numel()  # where it is missing, the check below says so

@@ -1,4 +1,4 @@
-"""The task of an experiment: which images to learn, with which network, and where."""
+"""The task of an experiment: which images to learn, and with which network."""
 
 import functools
 from dataclasses import dataclass
@@ -58,15 +58,3 @@ class Task:
 
 
 _load_data = functools.lru_cache(maxsize=2)(load_data)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the work is done and what is shown; nothing here changes a result."""
-
-    data_dir: str | None = None
-    """Where downloaded datasets are; the default is $EAN_DATA or ~/.cache/ean_lib."""
-    device: Literal["auto", "cpu"] = "auto"
-    """auto takes a GPU where there is one."""
-    progress: bool = True
-    """Show progress bars."""

@@ -3,10 +3,12 @@
 from ean_lib.runs.files import load_weights, read_json, rebuild, save_weights, to_json, write_atomically
 from ean_lib.runs.provenance import environment
 from ean_lib.runs.run import BusyError, Run
+from ean_lib.runs.runtime import Runtime
 
 __all__ = [
     "BusyError",
     "Run",
+    "Runtime",
     "environment",
     "load_weights",
     "read_json",

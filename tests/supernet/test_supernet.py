@@ -16,6 +16,7 @@ from ean_lib.experiments import steps
 from ean_lib.experiments import task as tasks
 from ean_lib.learning import TrainConfig, evaluate
 from ean_lib.networks import AttentionResNet, Block, build_network
+from ean_lib.runs import Runtime
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
 from ean_lib.supernet import SAMPLERS, PrefixWalk, Scorer
@@ -83,11 +84,11 @@ def test_a_search_augments_where_its_supernet_was_trained_so(
     data = augmented_data()
     monkeypatch.setattr(tasks, "_load_data", lambda *_, **__: data)
     task = tasks.Task("tiny", "resnet20", "se", blocks=(1, 1), width=8)
-    place = tasks.Place(device="cpu", progress=False)
+    runtime = Runtime(device="cpu", progress=False)
     made, found, config = tmp_path / "supernet", tmp_path / "search", TrainConfig(epochs=2, batch_size=16)
-    steps.run_supernet(task, dataclasses.replace(config, augment=augment), 0, made, place)
+    steps.run_supernet(task, dataclasses.replace(config, augment=augment), 0, made, runtime)
     net = steps.load_network(made)
-    values = steps.run_search(made, SearchConfig(method="exhaustive"), 0, found, place, recalibrate=40).values
+    values = steps.run_search(made, SearchConfig(method="exhaustive"), 0, found, runtime, recalibrate=40).values
     for flag in (True, False):
         scores = Scorer(net, data, recalibrate=40, augment=flag, device="cpu")(values)
         assert (scores == list(values.values())) == (flag == augment)

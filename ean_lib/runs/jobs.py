@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from ean_lib.checks import check_number
 from ean_lib.devices import find_device
-from ean_lib.experiments.task import Place
-from ean_lib.runs import BusyError
+from ean_lib.runs.run import BusyError
+from ean_lib.runs.runtime import Runtime
 
-Job = functools.partial  # of one of these functions, with all its arguments but `place`
+Job = functools.partial  # of one of these functions, with all its arguments but `runtime`
 
 
-def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = None) -> None:
+def run_jobs(jobs: Sequence[Job], runtime: Runtime = Runtime(), workers: int | None = None) -> None:
     """Do all jobs, several at a time in processes of one thread each; jobs that are finished are passed over.
 
     On a CPU that is faster than one network on all threads, and the result does not depend on their number. Whoever
@@ -32,31 +32,31 @@ def run_jobs(jobs: Sequence[Job], place: Place = Place(), workers: int | None = 
     a job is one run folder, and its lock says that it is being done.
 
     Args:
-        jobs: each a run function with its keyword arguments, ``out`` among them; ``place`` is given here.
+        jobs: each a run function with its keyword arguments, ``out`` among them; ``runtime`` is given here.
         workers: processes; None: one per thread of this CPU. On a GPU, or in a process of ``accelerate launch``, 1.
             1: this process does all, with all its threads, which round otherwise than one thread does. Otherwise
             a job has one thread, also where it is the only job.
     """
     if workers is None:
-        alone = PartialState(cpu=place.device == "cpu").num_processes == 1
-        workers = torch.get_num_threads() if alone and find_device(place.device).type == "cpu" else 1
+        alone = PartialState(cpu=runtime.device == "cpu").num_processes == 1
+        workers = torch.get_num_threads() if alone and find_device(runtime.device).type == "cpu" else 1
     check_number("workers", workers, low=1, whole=True)
-    shown = dataclasses.replace(place, progress=place.progress and (workers == 1 or sys.stderr.isatty()))
+    shown = dataclasses.replace(runtime, progress=runtime.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=[context.Value("i")]) as pool:
         while left:
             done = (pool.map if workers > 1 else map)(_do, left, itertools.repeat(shown))
-            bar = tqdm(done, total=len(left), disable=not place.progress, unit="run", leave=False)
+            bar = tqdm(done, total=len(left), disable=not runtime.progress, unit="run", leave=False)
             left = [job for job, mine in zip(left, bar, strict=True) if not mine]
             if left:  # somebody else is doing these: look again whether they were finished
                 time.sleep(1)
 
 
-def _do(job: Job, place: Place) -> bool:
+def _do(job: Job, runtime: Runtime) -> bool:
     """Do a job, unless somebody else is doing it."""
     try:
-        job(place=place)
+        job(runtime=runtime)
     except BusyError:
         return False
     return True

@@ -3,10 +3,12 @@
     python tools/execute_book.py --into _build/executed PRESET=full DATASET=cifar10
     python tools/execute_book.py --in-place book/00_ten_minutes.ipynb
 
-A parameter with an empty value keeps the chapter's own. Without chapters all are executed, each in an empty working
-directory, because a chapter runs alone from wherever it is. Small networks gain little from a second thread, so into a
-build folder as many chapters run at once as there are cores, the longest first; in place they run one by one, because
-the times that they measure are committed. How long each took, and on what, is written into the book's status page.
+The build folder must be new, empty, or an earlier one of this program: of that, only what the program put there is
+replaced. A parameter with an empty value keeps the chapter's own. Without chapters all are executed, each in an empty
+working directory, because a chapter runs alone from wherever it is. Small networks gain little from a second thread, so
+into a build folder as many chapters run at once as there are cores, the longest first; in place they run one by one,
+because the times that they measure are committed. How long each took, and on what, is written into the book's status
+page.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from ean_lib.runs import environment, write_atomically
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+# Lies in a build folder, and lists the files that were put there: nothing else in it is ever deleted.
+MARKER = ".execute_book"
 BEGIN, END = "% run times: written by tools/execute_book.py", "% end of the run times"
 
 
@@ -67,6 +71,32 @@ def strip_execution_traces(path: Path) -> None:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET_VIEW, None)  # it would look for a state that is not kept
     nbformat.write(notebook, path)
+
+
+def copy_book(book: Path, target: Path) -> None:
+    """Copy the book into a build folder, in place of what an earlier call put there.
+
+    Raises:
+        ValueError: if the folder is the book, is around or inside it, or holds something and was not made by this
+            function; nothing has been touched then.
+    """
+    if target == book or target in book.parents or book in target.parents:
+        raise ValueError(f"{target} is not a place for built chapters: it is, contains or lies in {book}")
+    marker = target / MARKER
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file; give a folder that is new or empty")
+    if target.is_dir() and any(target.iterdir()) and not marker.is_file():
+        raise ValueError(
+            f"{target} holds files that this program did not put there; give a folder that is new or empty, "
+            "or remove them yourself"
+        )
+    if marker.is_file():
+        for name in marker.read_text().splitlines():
+            (target / name).unlink(missing_ok=True)
+    ignored = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__", "_build")
+    shutil.copytree(book, target, ignore=ignored, dirs_exist_ok=True)
+    copied = sorted(path.relative_to(book) for path in book.rglob("*") if path.is_file())
+    write_atomically(marker, "".join(f"{path.as_posix()}\n" for path in copied if (target / path).is_file()))
 
 
 def execute(chapter: Path, output: Path, parameters: dict[str, str | int], threads: int) -> float:
@@ -125,13 +155,13 @@ def write_status(
     show_in_status(book / "status.md", BEGIN, END, lines, rows, ("machine", "versions"))
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--into", type=Path, help="copy book/ to this folder and execute the chapters there")
     where.add_argument("--in-place", action="store_true", help="execute the chapters where they lie")
     parser.add_argument("words", nargs="*", metavar="NAME=VALUE or CHAPTER")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
 
     parameters = parse_parameters([word for word in arguments.words if "=" in word])
     chapters = [Path(word).resolve() for word in arguments.words if "=" not in word]
@@ -143,8 +173,11 @@ def main() -> int:
     target = BOOK
     if arguments.into:
         target = arguments.into.resolve()
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(BOOK, target, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "_build"))
+        try:
+            copy_book(BOOK, target)
+        except ValueError as error:
+            print(f"Nothing was done: {error}.", file=sys.stderr)
+            return 2
 
     rows, cores = recorded(BOOK), environment()["threads"]
     chapters.sort(key=lambda chapter: -rows.get(chapter.stem, {}).get("seconds", 0))

@@ -272,3 +272,74 @@ def test_of_an_executed_chapter_the_printed_text_is_recorded(monkeypatch):
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text"), cell])
     assert printed(notebook) == "50% right\n\n   accuracy\nean  99.0\n"
+
+
+@pytest.fixture
+def execute_book(monkeypatch, tmp_path):
+    """The program that executes the chapters, as if the project were a small copy: nothing real can be deleted."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    module = importlib.import_module("execute_book")
+    book = tmp_path / "project" / "book"
+    book.mkdir(parents=True)
+    (book / "intro.md").write_text("# A book")
+    monkeypatch.setattr(module, "BOOK", book)
+    monkeypatch.setattr(module, "ROOT", book.parent)
+    return module
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("where", ["book", ".", "..", "book/chapters", "theirs"])
+def test_an_execution_deletes_nothing_that_it_did_not_make(execute_book, tmp_path, capsys, where):
+    """The book's source, the repository, what holds it, a folder in the book, a folder with a stranger's file."""
+    project = tmp_path / "project"
+    for file in (project / "README.md", project / "theirs" / "thesis.tex", project / "book" / "chapters" / "01.md"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("not to be lost")
+    before = contents(tmp_path)
+    assert execute_book.main(["--into", str(project / where)]) == 2
+    assert contents(tmp_path) == before
+    error = capsys.readouterr().err
+    assert error.startswith(f"Nothing was done: {(project / where).resolve()} ") and error.endswith(".\n")
+
+
+@pytest.mark.parametrize("state", ["missing", "empty"])
+def test_an_execution_takes_a_new_or_an_empty_folder(execute_book, tmp_path, state):
+    target = tmp_path / "built" / "executed"
+    if state == "empty":
+        target.mkdir(parents=True)
+    execute_book.copy_book(execute_book.BOOK, target)
+    assert contents(target) == {"intro.md": "# A book", ".execute_book": "intro.md\n"}
+
+
+def test_an_execution_replaces_what_an_earlier_one_put_there_and_nothing_else(execute_book, tmp_path):
+    book, target = execute_book.BOOK, tmp_path / "executed"
+    (book / "old.md").write_text("a page that goes")
+    execute_book.copy_book(book, target)
+    (target / "mine.txt").write_text("not to be lost")
+    (target / "intro.md").write_text("executed")
+    (book / "old.md").unlink()
+    (book / "results").mkdir()
+    (book / "results" / "new.json").write_text("{}")
+    execute_book.copy_book(book, target)
+    assert contents(target) == {
+        "intro.md": "# A book",
+        "results/new.json": "{}",
+        "mine.txt": "not to be lost",
+        ".execute_book": "intro.md\nresults/new.json\n",
+    }
+
+
+def test_the_sizes_of_a_chapter_count_what_a_reader_sees(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    sizes = importlib.import_module("chapter_sizes")
+    text = "# Four words of prose\n\n```python\nnot = these\n```\n\n$$\nx = 1\n$$\n\n"
+    text += "and $y$ [two](there.md) {cite:p}`more`"
+    shown = nbformat.v4.new_code_cell("a = 1\n\nb = 2")
+    drawn = nbformat.v4.new_code_cell("draw()", metadata={"tags": ["hide-input"], "mystnb": {"figure": {}}})
+    exercise = nbformat.v4.new_code_cell("check_it(it)", metadata={"tags": ["exercise"]})
+    cells = [nbformat.v4.new_markdown_cell(text), shown, drawn, exercise]
+    measured = sizes.size_of(nbformat.v4.new_notebook(cells=cells))
+    assert measured == sizes.Size(visible=3, folded=1, words=6, figures=1, widgets=0, exercises=1)

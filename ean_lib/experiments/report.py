@@ -13,8 +13,6 @@ from ean_lib.runs import read_json, write_atomically
 GROUP = ["dataset", "backbone", "attention", "form"]
 COST = ["extra_parameters", "macs", "time_increment", "device"]
 COLUMNS = ["dataset", "backbone", "form", "attention", "scheme", "connected", "seed", "accuracy", *COST]
-# Okabe & Ito: safe for colour-blind eyes
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 def collect(folders: Sequence[Path]) -> pd.DataFrame:
@@ -76,23 +74,15 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 def plot(frame: pd.DataFrame) -> bytes:
     """Accuracy against relative time increment (connected blocks where it was not measured), as a PNG."""
+    # Drawing takes a second to import, and most commands draw nothing.
     from matplotlib.figure import Figure
 
-    table = summarise(frame)
-    timed = table.time_increment.notna().all()
+    from ean_lib.plots import accuracy_against_cost
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    markers = dict(zip(FORMS, "Xsov^P", strict=True))
-    attentions = list(dict.fromkeys(table.attention))
-    for row in table.itertuples():
-        x = 100 * row.time_increment if timed else row.connected
-        colour = COLOURS[attentions.index(row.attention) % len(COLOURS)]
-        style = {"marker": markers.get(row.form, "D"), "color": colour, "ls": "", "capsize": 3}
-        axes.errorbar(x, row.accuracy, row.std, label=f"{row.attention} {row.form}", **style)
-    axes.set_xlabel("relative time increment (%)" if timed else "connected blocks")
-    axes.set_ylabel("test accuracy (%), mean ± std")
+    accuracy_against_cost(axes, summarise(frame))
     axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -3,20 +3,21 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from math import inf
+from math import inf, isfinite
 from numbers import Integral, Real
 from reprlib import repr as short
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pandas import Interval
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 
 # Types of options; see `check_options`.
-Count = Annotated[int, Interval(1, inf, "left")]
-Fraction = Annotated[float, Interval(0, 1, "left")]
-NotNegative = Annotated[float, Interval(0, inf, "left")]
-Seed = Annotated[int, Interval(0, 2**32, "left")]
-Whole = Annotated[int, Interval(0, inf, "left")]
+Count = Annotated[int, Ge(1)]
+Fraction = Annotated[float, Interval(ge=0, lt=1)]
+NotNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+Whole = Annotated[int, Ge(0)]
 
 
 def check(name: str, value: Any, condition: bool, expected: str) -> None:
@@ -36,7 +37,8 @@ def check_number(name: str, value: Any, low: float = 0, high: float | None = Non
 def check_options(options: Any) -> None:
     """`ValueError` unless every field of a dataclass holds what its type says.
 
-    The type of a number also says its limits: `Annotated[float, Interval(0, 1, "left")]` is one in [0, 1).
+    The type of a number also says its limits, by `annotated_types`: `Annotated[float, Ge(0), Lt(1)]` is one in [0, 1).
+    Every number is finite.
     """
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         _check_option(name, getattr(options, name), hint)
@@ -56,9 +58,33 @@ def _check_option(name: str, value: Any, hint: Any) -> None:
     elif hint is bool:
         check(name, value, isinstance(value, bool), "True or False")
     elif get_origin(hint) is Annotated:
-        whole, limits = parts[0] is int, parts[1]
-        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-        check(name, value, number and value in limits, f"a {'whole ' if whole else ''}number in {limits}")
+        _check_limited_number(name, value, parts[0], parts[1:])
+
+
+def _check_limited_number(name: str, value: Any, kind: type, limits: Iterable[Any]) -> None:
+    """`ValueError` unless value is a finite number, a whole one where kind is int, within all limits."""
+    low, low_is_in, high, high_is_in = -inf, False, inf, False
+    for limit in limits:
+        for bound in limit if isinstance(limit, GroupedMetadata) else [limit]:  # an Interval is a group of bounds
+            match bound:
+                case Ge(ge=low):
+                    low_is_in = True
+                case Gt(gt=low):
+                    low_is_in = False
+                case Le(le=high):
+                    high_is_in = True
+                case Lt(lt=high):
+                    high_is_in = False
+    whole = kind is int
+    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    is_inside = (
+        is_number
+        and isfinite(value)
+        and (value >= low if low_is_in else value > low)
+        and (value <= high if high_is_in else value < high)
+    )
+    interval = f"{'[' if low_is_in else '('}{low}, {high}{']' if high_is_in else ')'}"
+    check(name, value, is_inside, f"a {'whole ' if whole else ''}number in {interval}")
 
 
 def check_odd(name: str, value: Any) -> None:

@@ -53,7 +53,8 @@ def test_environment_names_the_same_packages_as_pyproject():
 def test_every_import_of_the_library_is_a_declared_dependency():
     """Also the lazy ones; timm is optional and declared for the tests, and widgets need what the book needs."""
     declared = {re.split(r"[<>=!]", entry)[0] for entry in PROJECT["dependencies"]} | {"timm", "ean_lib"}
-    declared = {"PIL" if name == "pillow" else name for name in declared}
+    modules = {"pillow": "PIL"}  # a package whose module has another name
+    declared = {modules.get(name, name.replace("-", "_")) for name in declared}
     book = {re.split(r"[<>=!]", entry)[0] for entry in PROJECT["optional-dependencies"]["book"]}
     imported = set()
     for path in LIBRARY:

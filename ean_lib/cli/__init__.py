@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 from accelerate import PartialState
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from ean_lib.checks import check_choice
 from ean_lib.experiments import steps
@@ -20,7 +21,9 @@ from ean_lib.experiments.recipes import Preset, recipe
 from ean_lib.experiments.report import write_report
 from ean_lib.experiments.run_all import run_all
 from ean_lib.experiments.task import Task
+from ean_lib.learning.training import TrainConfig
 from ean_lib.runs import to_json
+from ean_lib.search import SearchConfig
 
 PRESET_HELP = "quick takes a CPU minutes, full hours, paper is for GPUs; it sets the defaults shown here."
 
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_choice("command", name, COMMANDS)
         options = partial(_bound(COMMANDS[name]), **_defaults(name, rest))
-        result = tyro.cli(options, prog=f"ean {name}", args=rest)()
+        result = tyro.cli(options, prog=f"ean {name}", args=rest, registry=ConfigsWithoutSeed())()
         if PartialState().is_main_process:
             print(to_json(result).rstrip() if isinstance(result, dict) else result)
     except (ValueError, OSError, ArithmeticError, ImportError) as error:
@@ -59,6 +62,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; give the same command again, and it goes on", 130)
     return 0
+
+
+class ConfigsWithoutSeed(ConstructorRegistry):
+    """How tyro makes options of a configuration: all of its fields but the seed, as a command has one for all parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks_tyro = False
+        self.struct_rule(self.hide_seed)
+
+    def hide_seed(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        if self.asks_tyro or info.type not in (TrainConfig, SearchConfig):
+            return None  # tyro's own rule
+        self.asks_tyro = True
+        options = self.get_struct_spec(info)
+        self.asks_tyro = False
+        hidden = [
+            dataclasses.replace(field, type=tyro.conf.Suppress[field.type]) if field.name == "seed" else field
+            for field in options.fields
+        ]
+        return dataclasses.replace(options, fields=tuple(hidden))
 
 
 def _bound(function: Callable[..., Any]) -> Callable[..., Any]:

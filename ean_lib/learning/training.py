@@ -16,12 +16,11 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from pandas import Interval
+from annotated_types import Ge, Gt, Interval, Le, Lt
 from torch import Tensor
 from tqdm import tqdm
-from tyro.conf import Suppress  # the command line gives one seed to all parts
 
-from ean_lib.checks import Count, Fraction, NotNegative, Whole, check, check_options
+from ean_lib.checks import Count, Fraction, NotNegative, Positive, Seed, check, check_options
 from ean_lib.data import Data, Split
 from ean_lib.learning.joined_batchnorm import synchronise_batchnorm
 from ean_lib.networks import AttentionResNet
@@ -42,34 +41,34 @@ class TrainConfig:
 
     epochs: Count = 6
     """Passes over the training images."""
-    batch_size: Annotated[int, Interval(2, math.inf, "left")] = 128
-    """Images per step, over all processes together; BatchNorm needs two."""
-    lr: Annotated[float, Interval(0, math.inf, "neither")] = 0.1
-    """Highest learning rate."""
+    batch_size: Annotated[int, Ge(2)] = 128
+    """Images of a step, over all processes together; BatchNorm needs two."""
+    lr: Positive = 0.1
+    """The highest learning rate."""
     schedule: Literal["one_cycle", "step"] = "one_cycle"
     """one_cycle rises to lr and falls to zero (Smith 2018); step multiplies by gamma at each milestone."""
-    milestones: tuple[Annotated[float, Interval(0, 1, "neither")], ...] = (0.5, 0.75)
-    """Fractions of the training after which the step schedule drops."""
-    gamma: Annotated[float, Interval(0, 1, "right")] = 0.1
-    """Factor of each drop of the step schedule."""
-    momentum: Annotated[float, Interval(0, 1, "neither")] = 0.9
-    """Nesterov momentum of SGD; Nesterov needs some."""
+    milestones: tuple[Annotated[float, Interval(gt=0, lt=1)], ...] = (0.5, 0.75)
+    """The fractions of the training after which the step schedule drops."""
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    """The factor of each drop of the step schedule."""
+    momentum: Annotated[float, Gt(0), Lt(1)] = 0.9
+    """The momentum of SGD; it is Nesterov's, which needs some."""
     weight_decay: NotNegative = 5e-4
-    """L2 penalty on all weights."""
+    """The L2 penalty on all weights that are trained."""
     label_smoothing: Fraction = 0.0
-    """Share of the target spread over all classes."""
+    """The share of the target that is spread over all classes."""
     augment: bool = True
-    """Random flips and crops, where the dataset has them."""
+    """Flip and crop at random, where the dataset allows it."""
     sampler: Literal["uniform", "complementary", "sandwich"] = "uniform"
-    """Schemes of a supernet's steps; see ean_lib.supernet."""
+    """How the schemes of a supernet's steps are drawn; see ean_lib.supernet."""
     warmup: Fraction = 0.0
-    """Fraction of a supernet's training in which every block is connected, before the sampler draws schemes."""
+    """The fraction of a supernet's training in which every block is connected, before the sampler draws schemes."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes in half the bits where the device can."""
     sync_batchnorm: bool = False
-    """With several processes: BatchNorm statistics of the joined batch instead of each process's own."""
-    seed: Suppress[Whole] = 0
-    """Of the order of images, augmentations and sampled schemes."""
+    """With several processes, take BatchNorm's statistics from the joined batch instead of each process's own part."""
+    seed: Seed = 0
+    """The seed of the order of images, the augmentations, the sampled schemes, and what modules draw (dropout)."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pandas import Interval
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
@@ -46,7 +46,7 @@ class ControllerConfig:
     # Step size of Adam, for the learned network of the novelty bonus.
     rnd_learning_rate: NotNegative = 0.05
     # Share of the old baseline kept at each step of its moving average.
-    baseline_decay: Annotated[float, Interval(0, 1, "both")] = 0.95
+    baseline_decay: Annotated[float, Interval(ge=0, le=1)] = 0.95
     # Weight of the novelty bonus in the reward; 0 turns it off.
     lambda_rnd: NotNegative | None = None
     # Weight of the policy's entropy in what is maximised, percent per nat; 0 turns it off.

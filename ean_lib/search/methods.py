@@ -24,7 +24,6 @@ from numbers import Real
 from typing import Any, Literal
 
 import torch
-from tyro.conf import Suppress  # the command line gives one seed to all parts
 
 from ean_lib.checks import Count, NotNegative, Seed, check
 from ean_lib.schemes import Scheme
@@ -54,7 +53,7 @@ class SearchConfig(ControllerConfig):
     # Schemes that compete to have the next offspring, for the method "evolution".
     tournament: Count = 8
     # Seed of everything random.
-    seed: Suppress[Seed] = 0
+    seed: Seed = 0
 
     @property
     def max_evaluations(self) -> int:

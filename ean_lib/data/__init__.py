@@ -1,4 +1,4 @@
-"""Datasets by name: `load_data("cued_shapes" | "cifar10" | "cifar100" | "image_folder:PATH")`."""
+"""Datasets by name: `load_data("cued_shapes" | "cued_photos" | "cifar10" | "cifar100" | "image_folder:PATH")`."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Any
 
 from ean_lib.checks import check_keywords, suggest
 from ean_lib.data.cifar import load_cifar
+from ean_lib.data.cued_photos import load_cued_photos
 from ean_lib.data.cued_shapes import load_cued_shapes
 from ean_lib.data.folder import load_image_folder
 from ean_lib.data.splits import Data, Split
 
-DATASETS = ("cued_shapes", "cifar10", "cifar100", "image_folder:PATH")
+DATASETS = ("cued_shapes", "cued_photos", "cifar10", "cifar100", "image_folder:PATH")
 
 __all__ = ["DATASETS", "Data", "Split", "data_directory", "load_data"]
 
@@ -32,7 +33,7 @@ def load_data(
         name: one of `DATASETS`.
         root: directory of the datasets, see `data_directory`.
         subset: number of training images to keep, class-balanced; None keeps all.
-        options: passed on to `load_cifar`, `load_cued_shapes` or `load_image_folder`; see there.
+        options: passed on to `load_cifar`, `load_cued_shapes`, `load_cued_photos` or `load_image_folder`; see there.
 
     Raises:
         ValueError: an unknown name or option, an option out of range, or damaged data.
@@ -43,6 +44,8 @@ def load_data(
         load, arguments = load_cifar, (name, data_directory(root))
     elif name == "cued_shapes":
         load, arguments = load_cued_shapes, ()
+    elif name == "cued_photos":
+        load, arguments = load_cued_photos, (data_directory(root),)
     elif kind == "image_folder" and path:
         load, arguments = load_image_folder, (path,)
     else:

@@ -171,11 +171,11 @@ def border(size: int) -> int:
 
 
 def crop(x: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-    """Windows of x (B, H, W, 3), of its size, at row `tops` and column `lefts` (B,) of the bordered x."""
-    count, height, width, _ = x.shape
+    """Windows of x (B, H, W, C), of its size, at row `tops` and column `lefts` (B,) of the bordered x."""
+    count, height, width, channels = x.shape
     pad_y, pad_x = border(height), border(width)
     padded = torch.nn.functional.pad(x, (0, 0, pad_x, pad_x, pad_y, pad_y)).flatten(2)
-    windows = padded.unfold(1, height, 1).unfold(2, width * 3, 3)  # (B, tops, lefts, H, W·3), a view
+    windows = padded.unfold(1, height, 1).unfold(2, width * channels, channels)  # (B, tops, lefts, H, W·C), a view
     return windows[torch.arange(count, device=x.device), tops, lefts].view(x.shape)
 
 

@@ -114,8 +114,12 @@ def _defaults(name: str, argv: Sequence[str]) -> dict[str, Any]:
     task, supernet, search, retrain = recipe(known.dataset, known.preset)
     if known.attention != task.attention:
         task = dataclasses.replace(task, rd_ratio=None)  # it is meant for the recipe's own module
-    # Late connections are the control of cued_shapes, where they are known not to help.
-    forms = ("share-full", "ean", "late") if known.dataset == "cued_shapes" else FORMS[:-1]
+    # Late connections are a control where they are known not to help: on the data with a cue.
+    forms = FORMS[:-1]
+    if known.dataset == "cued_shapes":
+        forms = ("share-full", "ean", "late")
+    elif known.dataset == "cued_photos":
+        forms = FORMS
     shorter = dataclasses.replace(retrain, epochs=retrain.epochs - (known.preset == "quick"))  # it trains hundreds
     return {
         "supernet": {"task": task, "config": supernet},

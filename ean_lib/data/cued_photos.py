@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,10 +44,10 @@ CHUNK = 1_000  # pictures that are composed at once where all of a part are want
 class PhotoStyle:
     """How pictures are composed; `load_cued_photos` says what the options mean."""
 
-    pictures: int = 2
-    hues: int = 3
-    cue: str = "frame"
-    cue_size: int = 3
+    pictures: int
+    hues: int
+    cue: str
+    cue_size: int
     contrast: float = 1.0
     noise: float = 0.0
     lying: bool = False
@@ -55,8 +55,10 @@ class PhotoStyle:
     def __post_init__(self) -> None:
         check_number("pictures", self.pictures, low=2, high=3, whole=True)
         check_number("hues", self.hues, low=3, high=24, whole=True)
-        check_choice("cue", self.cue, CUES)
         check_number("cue_size", self.cue_size, low=1, high=15, whole=True)
+        for name in ("pictures", "hues", "cue_size"):  # numpy's whole numbers become Python's
+            object.__setattr__(self, name, int(getattr(self, name)))
+        check_choice("cue", self.cue, CUES)
         check_number("contrast", self.contrast, high=1)
         check_number("noise", self.noise, high=1)
         check("lying", self.lying, isinstance(self.lying, bool), "True or False")
@@ -70,6 +72,12 @@ class PhotoStyle:
         pure = (2 - distance).clamp(0, 1)
         grey = pure.mean(1, keepdim=True)
         return grey + self.contrast * (pure - grey)
+
+
+SETTINGS = {
+    "default": PhotoStyle(pictures=2, hues=6, cue="side", cue_size=5),
+    "easy": PhotoStyle(pictures=2, hues=3, cue="frame", cue_size=3),
+}
 
 
 @dataclass(frozen=True)
@@ -318,13 +326,15 @@ class CuedPhotos:
 
 def load_cued_photos(
     directory: Path, /, *, subset: int | None = None, seed: int = 0, val_per_class: int | None = None,
-    download: bool = False, pictures: int = 2, hues: int = 3, cue: str = "frame", cue_size: int = 3,
-    contrast: float = 1.0, noise: float = 0.0, lying: bool = False,
+    download: bool = False, setting: str = "default", pictures: int | None = None, hues: int | None = None,
+    cue: str | None = None, cue_size: int | None = None, contrast: float | None = None, noise: float | None = None,
+    lying: bool = False,
 ) -> Data:  # fmt: skip
     """The dataset in three parts: the photographs of `load_cifar("cifar10")`, of which pictures are composed.
 
     Args:
         directory, subset, seed, val_per_class, download: as in `load_cifar`.
+        setting: a name of `SETTINGS`, "default" or "easy": the values of all options below that are None.
         pictures: K, the photographs in a picture, 2 or 3.
         hues: colours around the colour circle that those of a picture are drawn from, 3 to 24. 3 are red, green and
             blue, whose photographs lie in channels of their own; of 6, yellow covers both red and green.
@@ -341,7 +351,12 @@ def load_cued_photos(
         ValueError: an option out of range; damaged data, as in `load_cifar`.
         FileNotFoundError, ConnectionError: as in `load_cifar`.
     """
-    style = PhotoStyle(pictures, hues, cue, cue_size, contrast, noise, lying)
+    check_choice("setting", setting, SETTINGS)
+    options = {
+        "pictures": pictures, "hues": hues, "cue": cue, "cue_size": cue_size, "contrast": contrast, "noise": noise,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    style = replace(SETTINGS[setting], lying=lying, **given)
     cifar = load_cifar("cifar10", directory, subset=subset, seed=seed, val_per_class=val_per_class, download=download)
     train = CuedPhotos(luminance_of(cifar.train), cifar.train.labels, style, anew=True, stream=0)
     val = CuedPhotos(luminance_of(cifar.val), cifar.val.labels, style, anew=False, stream=1)

@@ -16,7 +16,7 @@ class Task:
     """Which images to learn, and with which network."""
 
     dataset: str = "cued_shapes"
-    """cued_shapes, cifar10, cifar100 or image_folder:PATH."""
+    """cued_shapes, cued_photos, cifar10, cifar100 or image_folder:PATH."""
     backbone: str = "resnet20"
     """resnet20/56/110/164 for small images, resnet18/34/50/101 for large ones."""
     attention: str = "se"
@@ -33,9 +33,16 @@ class Task:
     """Train on this many images only, balanced over the classes."""
     objects: int | None = None
     """cued_shapes: objects in each image, 2 or 3."""
+    setting: str | None = None
+    """cued_photos: default or easy, what the other options are where they are not given."""
+    pictures: int | None = None
+    """cued_photos: photographs in each picture, 2 or 3."""
+    cue: str | None = None
+    """cued_photos: frame, side, patch, corner or none."""
 
     def data(self, root: str | None = None) -> Data:
-        options = {} if self.objects is None else {"objects": self.objects}
+        wanted = {"objects": self.objects, "setting": self.setting, "pictures": self.pictures, "cue": self.cue}
+        options = {name: value for name, value in wanted.items() if value is not None}
         return _load_data(self.dataset, root=root, subset=self.subset, **options)
 
     def network(

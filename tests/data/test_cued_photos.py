@@ -8,7 +8,8 @@ from ean_lib.data import Data, Split, cifar, load_data
 from ean_lib.data.cued_photos import CuedPhotos, PhotoStyle, compose, draw_compositions
 
 STYLES = [
-    {},
+    {"setting": "default"},
+    {"setting": "easy"},
     {"pictures": 3, "hues": 6, "cue": "side", "cue_size": 5, "noise": 0.05},
     {"pictures": 3, "hues": 5, "cue": "patch", "cue_size": 10, "contrast": 0.6},
     {"cue": "corner", "cue_size": 6, "lying": True},
@@ -36,12 +37,12 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture
 def load(photographs, monkeypatch):
-    """`load_data("cued_photos", **options)` of the small photographs."""
+    """`load_data("cued_photos", setting="easy", **options)` of the small photographs."""
     folder, checksums = photographs
     monkeypatch.setattr(cifar, "CHECKSUMS", checksums)
 
     def load(**options) -> Data:
-        return load_data("cued_photos", root=folder, **({"val_per_class": 5} | options))
+        return load_data("cued_photos", root=folder, **({"val_per_class": 5, "setting": "easy"} | options))
 
     return load
 
@@ -163,7 +164,7 @@ def test_without_a_cue_the_same_pictures_ask_for_either_photograph(load):
 
 @pytest.mark.parametrize("pictures", [2, 3])
 def test_the_photographs_of_a_picture_are_different_and_all_come_up(pictures):
-    style = PhotoStyle(pictures=pictures, hues=6)
+    style = PhotoStyle(pictures, hues=6, cue="frame", cue_size=3)
     asked = torch.arange(5).repeat(400)
     made = draw_compositions(asked, 5, (32, 32), style, torch.Generator().manual_seed(0))
     for columns in (made.photographs, made.colours):
@@ -256,6 +257,7 @@ def test_parts_can_be_selected_from(load):
         ({"pictures": 4}, r"pictures must be a whole number in 2\.\.3, got 4"),
         ({"pictures": 2.0}, r"pictures must be a whole number"),
         ({"hues": 2}, r"hues must be a whole number in 3\.\.24, got 2"),
+        ({"setting": "hard"}, "unknown setting 'hard'. Known are: default, easy"),
         ({"cue": "ring"}, "unknown cue 'ring'"),
         ({"cue_size": 16}, r"cue_size must be a whole number in 1\.\.15, got 16"),
         ({"contrast": 1.5}, r"contrast must be a finite number in 0\.\.1, got 1.5"),

@@ -1,15 +1,21 @@
-"""What options and arguments go through: a mistake is answered by what was expected and what came."""
+"""What options and arguments go through: a mistake is answered by what was expected and what came.
+
+The type of an option says its limits, in the words of the package annotated-types: `Annotated[int, Ge(1)]` is a whole
+number of at least 1. `check_options` reads them. A number out of a numpy array or a tensor is taken like Python's own,
+and stored as Python's own, so that it can be compared, used as a key and written as JSON.
+"""
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Iterable
-from math import inf, isfinite
-from numbers import Integral, Real
+from dataclasses import fields
+from math import isfinite
 from reprlib import repr as short
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 # Types of options; see `check_options`.
 Count = Annotated[int, Ge(1)]
@@ -26,76 +32,119 @@ def check(name: str, value: Any, condition: bool, expected: str) -> None:
         raise ValueError(f"{name} must be {expected}, got {short(value)}")
 
 
-def check_number(name: str, value: Any, low: float = 0, high: float | None = None, whole: bool = False) -> None:
-    """`ValueError` unless value is a finite number (a whole one, where asked) from low to high."""
-    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    in_limits = is_number and low <= value < inf and (high is None or value <= high)
+def check_number(name: str, value: Any, low: float = 0, high: float | None = None, whole: bool = False) -> Any:
+    """`ValueError` unless value is a finite number (a whole one, where asked) from low to high.
+
+    Returns:
+        The value as Python's own number, also where it came out of a numpy array or a tensor.
+    """
+    number = plain(value)
+    in_limits = _is_number(number, whole) and low <= number and (high is None or number <= high)
     limits = f"of at least {low}" if high is None else f"in {low}..{high}"
     check(name, value, in_limits, f"a {'whole' if whole else 'finite'} number {limits}")
+    return number
+
+
+def plain(value: Any) -> Any:
+    """Python's own number or truth value for one of numpy or torch; anything else as it is."""
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
+    return value.item() if is_scalar else value
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return whole or abs(value) <= sys.float_info.max
+    return isinstance(value, float) and not whole and isfinite(value)
 
 
 def check_options(options: Any) -> None:
     """`ValueError` unless every field of a dataclass holds what its type says.
 
-    The type of a number also says its limits, by `annotated_types`: `Annotated[float, Ge(0), Lt(1)]` is one in [0, 1).
-    Every number is finite.
+    A field whose value is another form of what its type says, such as numpy's number or a list where a tuple is
+    meant, holds Python's own afterwards.
     """
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        _check_option(name, getattr(options, name), hint)
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in fields(options):
+        value = _checked(field.name, getattr(options, field.name), hints[field.name])
+        object.__setattr__(options, field.name, value)  # the dataclass may be frozen
 
 
-def _check_option(name: str, value: Any, hint: Any) -> None:
-    parts = get_args(hint)
-    if NoneType in parts:  # such as int | None
-        if value is not None:
-            _check_option(name, value, parts[0])
-    elif get_origin(hint) is Literal:
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value of an option in Python's own types."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):  # such as int | None
+        assert NoneType in parts and len(parts) == 2, f"{name}: one type, or None"
+        return None if value is None else _checked(name, value, next(part for part in parts if part is not NoneType))
+    if origin is Literal:
         check_choice(name, value, parts)
-    elif get_origin(hint) is tuple:  # such as tuple[int, ...]
-        check(name, value, isinstance(value, tuple), "a tuple")
-        for item in value:
-            _check_option(name, item, parts[0])
-    elif hint is bool:
+        return value
+    if origin is tuple:  # such as tuple[int, ...]
+        items = value.tolist() if getattr(value, "ndim", 0) == 1 else value
+        check(name, value, isinstance(items, list | tuple), "a tuple")
+        return tuple(_checked(name, item, parts[0]) for item in items)
+    if hint is str:
+        check(name, value, isinstance(value, str), "a text")
+        return value
+    value = plain(value)
+    if hint is bool:
         check(name, value, isinstance(value, bool), "True or False")
-    elif get_origin(hint) is Annotated:
-        _check_limited_number(name, value, parts[0], parts[1:])
+        return value
+    kind, *limits = parts if origin is Annotated else (hint,)
+    lower, upper = _limits(limits)
+    is_number = _is_number(value, whole=kind is int)
+    in_limits = is_number and all(_holds(value, limit) for limit in (*lower, *upper))
+    # A number between two limits is finite anyhow.
+    word = "whole" if kind is int else "" if lower and upper else "finite"
+    words = " and ".join(_in_words(limit) for limit in (*lower, *upper))
+    expected = " ".join(filter(None, ("a", word, "number", "of" if words.startswith("at") else "", words)))
+    check(name, value, in_limits, expected)
+    return value
 
 
-def _check_limited_number(name: str, value: Any, kind: type, limits: Iterable[Any]) -> None:
-    """`ValueError` unless value is a finite number, a whole one where kind is int, within all limits."""
-    low, low_is_in, high, high_is_in = -inf, False, inf, False
-    for limit in limits:
-        for bound in limit if isinstance(limit, GroupedMetadata) else [limit]:  # an Interval is a group of bounds
-            match bound:
-                case Ge(ge=low):
-                    low_is_in = True
-                case Gt(gt=low):
-                    low_is_in = False
-                case Le(le=high):
-                    high_is_in = True
-                case Lt(lt=high):
-                    high_is_in = False
-    whole = kind is int
-    is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    is_inside = (
-        is_number
-        and isfinite(value)
-        and (value >= low if low_is_in else value > low)
-        and (value <= high if high_is_in else value < high)
-    )
-    interval = f"{'[' if low_is_in else '('}{low}, {high}{']' if high_is_in else ')'}"
-    check(name, value, is_inside, f"a {'whole ' if whole else ''}number in {interval}")
+def _limits(limits: Iterable[Any]) -> tuple[list[Ge | Gt], list[Le | Lt]]:
+    """The lower and the upper ones; an interval is one of each."""
+    single = [part for limit in limits for part in (limit if isinstance(limit, Interval) else (limit,))]
+    return [x for x in single if isinstance(x, Ge | Gt)], [x for x in single if isinstance(x, Le | Lt)]
+
+
+def _holds(value: float, limit: Ge | Gt | Le | Lt) -> bool:
+    match limit:
+        case Ge(least):
+            return value >= least
+        case Gt(bound):
+            return value > bound
+        case Le(most):
+            return value <= most
+        case Lt(bound):
+            return value < bound
+
+
+def _in_words(limit: Ge | Gt | Le | Lt) -> str:
+    match limit:
+        case Ge(least):
+            return f"at least {least}"
+        case Gt(bound):
+            return f"above {bound}"
+        case Le(most):
+            return f"at most {most}"
+        case Lt(bound):
+            return f"below {bound}"
 
 
 def check_odd(name: str, value: Any) -> None:
     """`ValueError` unless value is a positive odd number, as the size of a convolution that keeps its map's size is."""
-    check(name, value, type(value) is int and value > 0 and value % 2 == 1, "a positive odd number")
+    number = plain(value)
+    condition = _is_number(number, whole=True) and number > 0 and number % 2 == 1
+    check(name, value, condition, "a positive odd number")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """`ValueError`, with the close matches, unless value is one of the choices."""
-    if value not in (known := list(choices)):
-        raise ValueError(f"unknown {name} {value!r}. {suggest(str(value), known)}")
+    known = list(choices)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"unknown {name} {short(value)}. {suggest(str(value), known)}")
 
 
 def suggest(name: str, known: list[str]) -> str:

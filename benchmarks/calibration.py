@@ -1,6 +1,6 @@
 """BatchNorm statistics measured again on training images: as they are, and augmented as in training.
 
-    python benchmarks/calibration.py --into book/results/cifar10_calibration.json
+    python benchmarks/calibration.py --into ean_lib/recorded/cifar10_calibration.json
 
 The networks are those of the CIFAR-10 record of six epochs whose weights are kept. Each was trained alone, so its
 running statistics fit it, and measuring them again should change nothing. Accuracy is of all test images, for several
@@ -17,12 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ean_lib import Scheme, Scorer, evaluate, load_data, load_network
+from ean_lib import Scheme, Scorer, evaluate, load_data, load_record
 from ean_lib.data import Data
 from ean_lib.networks import AttentionResNet
 from ean_lib.runs import environment, to_json, write_atomically
-
-RESULTS = Path(__file__).resolve().parent.parent / "book" / "results"
 
 
 @torch.no_grad()
@@ -57,7 +55,7 @@ def main() -> None:
     data = load_data("cifar10")
     rows = []
     for form in tqdm(("backbone", "share-full", "ean")):
-        net = load_network(RESULTS / "cifar10_six_epochs" / "seed-0" / form)
+        net = load_record("cifar10_six_epochs").network(f"seed-0/{form}")
         rows.append({"form": form, "statistics": "running", "accuracy": evaluate(net, data.test, device="cpu")})
         for name, augment in (("plain", ()), ("augmented", data.augment)):
             for number in options.images:
@@ -69,8 +67,8 @@ def main() -> None:
                     rows.append(of | {"accuracy": accuracy})
     here = environment()
     record = {"command": here["command"], "device": here["device"], "torch": here["versions"]["torch"]}
-    folders = sorted((RESULTS / "cifar10_supernets").glob("seed-*/supernet"))
-    supernets = {folder.parent.name: scores(load_network(folder), data, 1000) for folder in folders}
+    trained = [run for run in load_record("cifar10_supernets").finished if run.kind == "supernet"]
+    supernets = {run.group: scores(run.network(), data, 1000) for run in trained}
     write_atomically(options.into, to_json(record | {"rows": rows, "supernets": supernets}))
 
 

@@ -1,6 +1,6 @@
 """Each correction of the controller, mended alone in the official mode and broken alone in the corrected one.
 
-    python benchmarks/controller_switches.py --into book/results/controller_switches.json
+    python benchmarks/controller_switches.py --into ean_lib/recorded/controller_switches.json
 
 A search of `--steps` steps for every seed, in a supernet's scores of a truth table; recorded is the scheme that each
 ends with, so that the chapter can look up what it is worth. Searches are deterministic: a rerun gives the same schemes.

@@ -26,10 +26,11 @@ from ean_lib.learning.measure import measure
 from ean_lib.learning.training import TrainConfig
 from ean_lib.runs import Runtime, environment, read_json, to_json, write_atomically
 from ean_lib.runs.jobs import Job, run_jobs
+from ean_lib.runs.records import RECORDED, read_with_card
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import Scorer
 
-TABLES = Path(__file__).parent.parent / "tables"
+TABLES = RECORDED
 SUPERNETS: dict[str, dict[str, Any]] = {
     "uniform": {"sampler": "uniform", "warmup": 0.0},
     "warm": {"sampler": "uniform", "warmup": 0.4},
@@ -118,15 +119,14 @@ def load_bench(name: str | Path) -> Bench:
     Raises:
         ValueError: if there is no table of that name, or it is not what its card describes.
     """
-    path = Path(name) / "table"
-    if not Path(name).is_dir():
+    if Path(name).is_dir():
+        file = Path(name) / "table.csv"
+        if not file.with_suffix(".json").is_file():
+            raise ValueError(f"{name} has no table.json: give the folder of a finished `ean bench`")
+    else:
         check_choice("table", str(name), sorted(path.stem for path in TABLES.glob("*.csv")))
-        path = TABLES / name
-    elif not path.with_suffix(".json").is_file():
-        raise ValueError(f"{name} has no table.json: give the folder of a finished `ean bench`")
-    card, content = read_json(path.with_suffix(".json")), path.with_suffix(".csv").read_bytes()
-    if hashlib.sha256(content).hexdigest() != card["sha256"]:
-        raise ValueError(f"{path}.csv is not the file that its card describes (sha256); restore it")
+        file = TABLES / f"{name}.csv"
+    card, content = read_with_card(file)
     return Bench(str(name), pd.read_csv(io.BytesIO(content), index_col="scheme", dtype={"scheme": str}), card)
 
 

@@ -8,39 +8,37 @@ import pandas as pd
 from tyro.conf import Positional
 
 from ean_lib.experiments.forms import FORMS
-from ean_lib.runs import read_json, write_atomically
+from ean_lib.runs import write_atomically
+from ean_lib.runs.records import Record, read_runs
 
 GROUP = ["dataset", "backbone", "attention", "form"]
 COST = ["extra_parameters", "macs", "time_increment", "device"]
 COLUMNS = ["dataset", "backbone", "form", "attention", "scheme", "connected", "seed", "accuracy", *COST]
 
 
-def collect(folders: Sequence[Path]) -> pd.DataFrame:
-    """One row for each finished retraining in the folders or below them.
+def collect(sources: Sequence[Path | str | Record]) -> pd.DataFrame:
+    """One row for each finished retraining in the folders or below them, or in records (`ean_lib.load_record`).
 
     Columns: dataset, backbone, attention (with its rd_ratio, where one was given), form, scheme, connected, seed,
     accuracy (% of the test images), and from ``ean measure``, where it was run: extra_parameters, macs,
     time_increment (a fraction) and device.
 
     Raises:
+        FileNotFoundError: if there is no such folder or record.
         ValueError: if there is no finished retraining.
     """
     rows = []
-    for top in folders:
-        if not Path(top).exists():
-            raise FileNotFoundError(f"there is no folder {top}")
-        for file in sorted(Path(top).rglob("config.json")):
-            config, folder = read_json(file), file.parent
-            if config.get("kind") != "retrain" or not (folder / "result.json").exists():
+    for source in sources:
+        for run in read_runs(source):
+            if run.kind != "retrain":
                 continue
-            result = read_json(folder / "result.json")
-            cost = read_json(folder / "measure.json") if (folder / "measure.json").exists() else {}
+            config, result, cost = run.config, run.result, run.measure or {}
             row = config["task"] | cost | result | {"seed": config["seed"], "accuracy": result["test_accuracy"]}
             name = row["attention"] + (f" (rd_ratio {row['rd_ratio']:g})" if row.get("rd_ratio") else "")
             rows.append(row | {"attention": name if result["connected"] else "none"})
     if not rows:
         advice = "give the folders of `ean run` or `ean retrain`, and let them finish"
-        raise ValueError(f"no finished retraining in {', '.join(map(str, folders)) or 'no folder'}; {advice}")
+        raise ValueError(f"no finished retraining in {', '.join(map(str, sources)) or 'no folder'}; {advice}")
     return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates([*GROUP, "scheme", "seed"])
 
 

@@ -26,6 +26,7 @@ from ean_lib.learning.measure import measure
 from ean_lib.learning.training import TrainConfig, train
 from ean_lib.networks import AttentionResNet, check_state_dict
 from ean_lib.runs import Run, Runtime, load_weights, read_json, rebuild, to_json, write_atomically
+from ean_lib.runs.records import list_records, load_record
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
@@ -196,11 +197,17 @@ def run_measure(
 
 
 def read_scheme(scheme: Scheme | str, task: Task) -> Scheme:
-    """The scheme that a user means by bits, full, none, or the folder of a finished search."""
+    """The scheme that a user means by bits, full, none, the folder of a finished search, or a recorded search.
+
+    A recorded one is given as RECORD:PATH, such as ``cued_shapes:seed-0/search``.
+    """
     if scheme in ("full", "none"):
         return getattr(Scheme, scheme)(task.stages)
     if isinstance(scheme, str) and scheme and Path(scheme).is_dir():
         scheme = read_finished_run(Path(scheme), "search")[1]["scheme"]
+    elif isinstance(scheme, str) and scheme.partition(":")[0] in list_records():
+        name, _, path = scheme.partition(":")
+        scheme = load_record(name).run(path).result["scheme"]
     return Scheme.parse(scheme, task.stages)
 
 
@@ -227,11 +234,17 @@ def load_network(folder: Path | str) -> AttentionResNet:
         FileNotFoundError: if it is no run folder, or has no weights.
         ValueError: if it is another kind of run, or not finished, or its weights are damaged or another network's.
     """
-    config, _ = read_finished_run(folder := Path(folder), "supernet", "retrain")
-    task, weights = rebuild(Task, config["task"]), load_weights(folder / "weights.safetensors")
+    folder = Path(folder)
+    config, _ = read_finished_run(folder, "supernet", "retrain")
+    return trained_network(config, load_weights(folder / "weights.safetensors"), f"the weights in {folder}")
+
+
+def trained_network(config: Mapping[str, Any], weights: Mapping[str, Any], what: str) -> AttentionResNet:
+    """The network of a supernet's or retraining's configuration, with its weights; `what` names them in an error."""
+    task = rebuild(Task, config["task"])
     scheme = Scheme.parse(config["scheme"], task.stages) if "scheme" in config else None
     classes = weights.get("fc.bias", torch.empty(1)).numel()  # where it is missing, the check below says so
     net = task.network(classes, scheme, config.get("share", "stage"))
-    check_state_dict(weights, net.state_dict(), f"the weights in {folder}")
+    check_state_dict(weights, net.state_dict(), what)
     net.load_state_dict(weights)
     return net.eval()

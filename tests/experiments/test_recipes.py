@@ -2,13 +2,11 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
+from ean_lib import load_record
 from ean_lib.experiments.recipes import PRESETS, recipe
-
-RECORDED = Path(__file__).resolve().parents[2] / "book" / "results" / "cued_shapes" / "seed-0"
 
 
 def test_the_paper_preset_is_the_scale_of_the_paper() -> None:
@@ -36,7 +34,7 @@ def test_a_longer_preset_trains_for_longer(dataset: str) -> None:
 @pytest.mark.parametrize(("folder", "number"), [("supernet", 1), ("share-full", 3)])
 def test_the_recorded_runs_are_of_the_quick_recipe(folder: str, number: int) -> None:
     """So the command beside their table still makes them."""
-    config = json.loads((RECORDED / folder / "config.json").read_text())
+    config = load_record("cued_shapes").run(f"seed-0/{folder}").config
     chosen = recipe("cued_shapes")
     for ours, recorded in ((chosen[0], config["task"]), (chosen[number], config["train"])):
         options = {name: value for name, value in json.loads(json.dumps(asdict(ours))).items() if value is not None}

@@ -14,24 +14,20 @@ import copy
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ean_lib import Scheme, Scorer, evaluate, load_data, load_record
 from ean_lib.data import Data
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import AttentionResNet, reestimate_batchnorm
 from ean_lib.runs import environment, to_json, write_atomically
 
 
-@torch.no_grad()
 def measured_again(net: AttentionResNet, images: Tensor) -> AttentionResNet:
     """A copy whose BatchNorms have the statistics of one batch of images (B, 3, H, W)."""
-    net = copy.deepcopy(net).train()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    net(images)
-    return net.eval()
+    net = copy.deepcopy(net)
+    reestimate_batchnorm(net, images)
+    return net
 
 
 def scores(supernet: AttentionResNet, data: Data, images: int) -> dict[str, dict[str, float]]:

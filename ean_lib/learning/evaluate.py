@@ -4,13 +4,13 @@ import torch
 
 from ean_lib.data import Split
 from ean_lib.devices import find_device
-from ean_lib.networks import AttentionResNet, eval_mode
+from ean_lib.networks import Network, eval_mode
 from ean_lib.schemes import Scheme
 
 
 @torch.no_grad()
 def evaluate(
-    net: AttentionResNet, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
+    net: Network, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
 ) -> float:
     """Accuracy (%) of net on a split, in eval mode; the network's mode is put back."""
     target = find_device(device)

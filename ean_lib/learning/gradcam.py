@@ -18,7 +18,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ean_lib.attention.common import statistics_dtype
 from ean_lib.checks import check
-from ean_lib.networks import AttentionResNet, eval_mode
+from ean_lib.networks import Network, eval_mode
 from ean_lib.schemes import Scheme
 
 Targets = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
@@ -34,7 +34,7 @@ def grad_cam(
     one backward pass, from the scores to the layer, serve the whole batch. The maps are at least float32.
 
     Args:
-        net: any module; one made by `build_network` needs no `layer`.
+        net: any module; a `Network` of ean_lib.networks needs no `layer`.
         x: images (B, C, H, W).
         targets: class index of each image, or one for all; None takes the class that the network prefers. A function
             gets what the network returns and gives one value per image (B,), such as `lambda s: s[:, 3] - s[:, 5]`.
@@ -85,9 +85,9 @@ def _kind(value: Any) -> str:
 
 def _find_layer(net: nn.Module, layer: nn.Module | str | None) -> nn.Module:
     if layer is None:
-        if not isinstance(net, AttentionResNet):
+        if not isinstance(net, Network):
             raise ValueError(f"which layer of the {type(net).__name__}? Its last block is not known; give `layer`")
-        return net.stage_modules()[-1].blocks[-1]
+        return net.block_modules()[-1]
     for name, module in net.named_modules():
         if layer is module or layer == name:
             return module
@@ -128,7 +128,7 @@ def _stretch(maps: Tensor) -> Tensor:
     return (maps - low) / torch.where(high > low, high - low, 1)
 
 
-def attention_gates(net: AttentionResNet, x: Tensor, scheme: Any = None) -> dict[tuple[int, int], Tensor]:
+def attention_gates(net: Network, x: Tensor, scheme: Any = None) -> dict[tuple[int, int], Tensor]:
     """The gates, between 0 and 1, that the attention modules set for images x: no gradient, attention itself.
 
     Returns:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ean_lib.checks import check, check_number
 from ean_lib.devices import device_name, find_device
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import Network
 
 WARMUP = 3  # forward passes of each network before the first round
 BLOCK_S = 0.02  # a timing repeats the pass for about so many seconds, and gives the mean
@@ -127,7 +127,7 @@ def measure(
     """Cost of networks beside their backbone: each is pruned to its scheme and fused, then they take turns.
 
     Args:
-        networks: by name; an `AttentionResNet`, or any other module, which is taken as it is.
+        networks: by name; a `Network` of ean_lib.networks, or any other module, which is taken as it is.
         backbone: the same network without attention.
         input_shape: (B, C, H, W) of the batch that is timed.
         device: "auto" takes a GPU if there is one.
@@ -137,8 +137,8 @@ def measure(
         ValueError: if there is no network, and as `latency`.
     """
     check("the networks to measure", networks, bool(networks), "at least one, by name")
-    pruned = [n.prune() if isinstance(n, AttentionResNet) else n for n in (backbone, *networks.values())]
-    fused = [n.fuse() if isinstance(n, AttentionResNet) else n for n in pruned]
+    pruned = [n.prune() if isinstance(n, Network) else n for n in (backbone, *networks.values())]
+    fused = [n.fuse() if isinstance(n, Network) else n for n in pruned]
     target = find_device(device)
     times = latency(fused, input_shape, target, rounds=rounds)
     parameters = [count_parameters(net) for net in pruned]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ean_lib.checks import Count, Fraction, NotNegative, Positive, Seed, check, check_options
 from ean_lib.data import Data, Split
 from ean_lib.learning.joined_batchnorm import synchronise_batchnorm
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import Network
 from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
 from ean_lib.supernet import SAMPLERS
@@ -85,7 +85,7 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 
 def train(
-    net: AttentionResNet, data: Data, config: TrainConfig, scheme: Scheme | Literal["random"] = "random",
+    net: Network, data: Data, config: TrainConfig, scheme: Scheme | Literal["random"] = "random",
     run: Run | None = None, *, split: Split | None = None, device: str = "auto", progress: bool = True,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train net in place and return one record per epoch.
@@ -179,7 +179,7 @@ def train(
 
 
 def _schemes_of_a_step(
-    net: AttentionResNet, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator, warm: float
+    net: Network, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator, warm: float
 ) -> Callable[[int], list[Scheme]]:
     if isinstance(scheme, Scheme):
         return lambda step: [scheme]

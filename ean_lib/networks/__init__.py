@@ -1,25 +1,47 @@
-"""Residual networks with attention that is shared per stage and connected where a scheme says so."""
+"""Residual networks with attention that is shared per stage and connected where a scheme says so.
+
+`contract` says what the rest of the library needs of a network, `resnet` and `build` are the networks of this library,
+`connect` is one connection, `batchnorm` measures BatchNorm statistics anew, `official` reads the authors' checkpoints.
+"""
 
 from ean_lib.attention.common import State
-from ean_lib.networks.resnet import (
-    BACKBONES,
-    AttentionResNet,
-    Block,
-    build_network,
-    check_state_dict,
-    connect,
-    eval_mode,
-    mismatches,
+from ean_lib.networks.batchnorm import reestimate_batchnorm
+from ean_lib.networks.blocks import Block
+from ean_lib.networks.build import BACKBONES, build_network
+from ean_lib.networks.connect import connect
+from ean_lib.networks.contract import (
+    ChainBlock,
+    ChainNetwork,
+    Connection,
+    Network,
+    SchemeLike,
+    attention_modules,
+    check_scheme,
+    is_chain,
+    network_dtype,
 )
+from ean_lib.networks.modes import eval_mode
+from ean_lib.networks.resnet import AttentionResNet
+from ean_lib.networks.state_dicts import check_state_dict, mismatches
 
 __all__ = [
     "BACKBONES",
     "AttentionResNet",
     "Block",
+    "ChainBlock",
+    "ChainNetwork",
+    "Connection",
+    "Network",
+    "SchemeLike",
     "State",
+    "attention_modules",
     "build_network",
+    "check_scheme",
     "check_state_dict",
     "connect",
     "eval_mode",
+    "is_chain",
     "mismatches",
+    "network_dtype",
+    "reestimate_batchnorm",
 ]

@@ -27,3 +27,6 @@ def sandwich(stages: tuple[int, ...], generator: torch.Generator) -> list[Scheme
 
 
 SAMPLERS: dict[str, Sampler] = {"uniform": uniform, "complementary": complementary, "sandwich": sandwich}
+
+# Each of a step's schemes gets its share of the batch, so a batch has at least so many images on each process.
+SCHEMES_PER_STEP = {"uniform": 1, "complementary": 2, "sandwich": 4}

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ean_lib.learning.gradcam import grad_cam
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import Network
 from ean_lib.widgets.page import PageWidget
 
 HALF = 2  # maps are smooth: at half the size, they take a quarter of the page
@@ -44,7 +44,7 @@ class MapViewer(PageWidget):
     content = traitlets.Dict().tag(sync=True, page=True)
 
     def __init__(
-        self, networks: Mapping[str, AttentionResNet], x: Tensor, pictures: Tensor, labels: Sequence[int],
+        self, networks: Mapping[str, Network], x: Tensor, pictures: Tensor, labels: Sequence[int],
         class_names: Sequence[str], *, name: str = "maps",
     ) -> None:  # fmt: skip
         if not len(x) == len(pictures) == len(labels) > 0:
@@ -78,9 +78,9 @@ def address(image: Tensor) -> str:
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def network_content(title: str, net: AttentionResNet, x: Tensor, classes: int) -> dict[str, Any]:
+def network_content(title: str, net: Network, x: Tensor, classes: int) -> dict[str, Any]:
     """What the page needs of a network: its blocks, its answers, and for each picture all maps in one image."""
-    layers = [block for stage in net.stage_modules() for block in stage.blocks]
+    layers = net.block_modules()
     places = zip(net.connections(), net.scheme.bits, strict=True)
     blocks = [f"stage {s}, block {i + 1}" + (", connected" if on else "") for (s, i, _), on in places]
     with torch.no_grad():

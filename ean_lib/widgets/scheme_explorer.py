@@ -14,7 +14,7 @@ import traitlets
 from ean_lib.checks import check
 from ean_lib.data import Data
 from ean_lib.learning.measure import count_macs, count_parameters
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import Network
 from ean_lib.networks.official import PUBLISHED_SCHEMES
 from ean_lib.runs import read_json
 from ean_lib.schemes import Scheme
@@ -75,7 +75,7 @@ class SchemeExplorer(PageWidget):
     live = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
-        self, table: Mapping[str, Any] | Path | str | None = None, *, net: AttentionResNet | None = None,
+        self, table: Mapping[str, Any] | Path | str | None = None, *, net: Network | None = None,
         data: Data | None = None, scorer: Scorer | None = None, search: SearchResult | None = None,
         name: str = "explorer", scheme: Scheme | str | None = None, show: Sequence[str] = PARTS,
     ) -> None:  # fmt: skip
@@ -148,7 +148,7 @@ class SchemeExplorer(PageWidget):
         return bundle | {"image/svg+xml": self.draw()}, metadata
 
 
-def facts(net: AttentionResNet) -> dict[str, Any]:
+def facts(net: Network) -> dict[str, Any]:
     """What a table says of a network; a published scheme is of use to the explorer where it fits the stages."""
     modules = [type(module).__name__.lower() for *_, module in net.connections() if module is not None]
     attention = modules[0] if modules else ""

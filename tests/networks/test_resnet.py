@@ -144,7 +144,7 @@ def test_fused_network_has_no_batchnorm() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_has_its_stages_and_runs_on_its_images(name: str) -> None:
     net = build_network(name, "se", num_classes=7, seed=0).eval()
-    assert net.stages == BACKBONES[name].blocks
+    assert net.stages == BACKBONES[name].stages
     if name in ("resnet20", "resnet18", "resnet50"):
         size = 32 if BACKBONES[name].family == "cifar" else 64
         with torch.no_grad():

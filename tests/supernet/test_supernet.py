@@ -19,7 +19,7 @@ from ean_lib.networks import AttentionResNet, Block, build_network
 from ean_lib.runs import Runtime
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
-from ean_lib.supernet import SAMPLERS, PrefixWalk, Scorer
+from ean_lib.supernet import SAMPLERS, SCHEMES_PER_STEP, PrefixWalk, Scorer
 
 
 @pytest.mark.parametrize("attention", ["se", "sge", "dia"])
@@ -41,8 +41,11 @@ def test_the_walk_gives_each_scheme_its_own_class_scores(attention: str) -> None
     assert len({round(float(scores.abs().sum()), 3) for scores in walked.values()}) == len(schemes)  # all differ
 
 
-def by_hand_recalibrated(net: AttentionResNet, data: Data, scheme: Scheme, count: int, **order: object) -> float:
-    """Reset the statistics, one training-mode pass of the calibration images, then evaluate."""
+def by_hand_recalibrated(
+    net: AttentionResNet, data: Data, scheme: Scheme, count: int, augment: tuple[str, ...] = ()
+) -> float:
+    """Reset the statistics, one training-mode pass of images drawn by a fixed generator, then evaluate."""
+    order = {"generator": torch.Generator().manual_seed(0), "augment": augment}
     net = net.prune(scheme).train()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -71,8 +74,7 @@ def test_statistics_are_measured_on_images_augmented_as_in_training() -> None:
     schemes = list(Scheme.all_of(STAGES))[::3]
     scores = Scorer(net, data, batch_size=25, recalibrate=40)(schemes)
     for scheme, score in zip(schemes, scores, strict=True):
-        generator = torch.Generator().manual_seed(0)
-        assert score == by_hand_recalibrated(net, data, scheme, 40, generator=generator, augment=data.augment)
+        assert score == by_hand_recalibrated(net, data, scheme, 40, augment=data.augment)
     plain = Scorer(net, data, batch_size=25, recalibrate=40, augment=False)(schemes)
     assert plain == Scorer(net, tiny_data(), batch_size=25, recalibrate=40)(schemes) != scores
 
@@ -173,3 +175,9 @@ def test_complementary_pairs_and_the_sandwich_are_what_they_say() -> None:
     scheme, complement = SAMPLERS["complementary"](STAGES, generator)
     assert complement == ~scheme
     assert SAMPLERS["sandwich"](STAGES, generator)[:2] == [Scheme.full(STAGES), Scheme.none(STAGES)]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_say_how_many_schemes_they_draw(name: str) -> None:
+    assert len(SAMPLERS[name](STAGES, torch.Generator())) == SCHEMES_PER_STEP[name]
+    assert set(SCHEMES_PER_STEP) == set(SAMPLERS)

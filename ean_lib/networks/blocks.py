@@ -1,0 +1,42 @@
+"""torchvision's two residual blocks, taken apart into what attention needs: branch, shortcut and merge."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+
+class Block(nn.Module):
+    """x <- merge(shortcut(x), y), where y is the branch f(x), or what attention has made of it."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The residual branch f(x), up to and including its last BatchNorm."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(y))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """x itself, or a 1x1 convolution of it where the block changes the map's size or channels."""
+        return x if self.downsample is None else self.downsample(x)
+
+    def merge(self, shortcut: Tensor, y: Tensor) -> Tensor:
+        """The block's output. Nothing is added in place: attention's backward pass may still need y."""
+        return torch.relu(shortcut + y)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The block's output for its input x; y is f(x), or what attention has made of it, where that is known."""
+        if y is None:
+            y = self.branch(x)
+        return self.merge(self.shortcut(x), y)
+
+
+class BasicBlock(Block, resnet.BasicBlock):
+    """torchvision's two 3x3 convolutions."""
+
+
+class Bottleneck(Block, resnet.Bottleneck):
+    """torchvision's 1x1, 3x3 and 1x1 convolutions; the last gives out four times as many channels."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The residual branch f(x), up to and including its last BatchNorm."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        return self.bn3(self.conv3(y))

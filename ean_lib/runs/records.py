@@ -11,7 +11,7 @@
     record.searches["seed-0"].scheme           # a SearchResult for each search
     record.machines, record.threads, record.hours, record.seeds, record.commands, record.origin
     record.run("seed-0/ean").config            # and .result, .metrics, .sessions, .measure: as in the run's folder
-    record.network("seed-0/ean")               # the trained network, on the CPU, in eval mode
+    record.network(form="ean", seed=0)         # the trained network of the run, on the CPU, in eval mode
     record.files["pictures/00012-dog.png"]     # the path of a file that lies beside the record
     recorded_file("explorer/cued_shapes.json") # the path of another file that is shipped: an explorer's table ...
 
@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ean_lib.checks import check_choice
 from ean_lib.runs.files import Record as JsonObject
 from ean_lib.runs.files import load_weights, read_json, to_json, write_atomically
 from ean_lib.schemes import Scheme
@@ -255,19 +256,28 @@ class Record:
         count = len(self.seeds)
         return f"recorded on {' / '.join(self.machines)}; {count} seed{'s' * (count != 1)}, {self.hours:.1f} hours"
 
-    def run(self, path: str) -> FinishedRun:
-        """The run of that path, such as ``seed-0/ean``.
+    def run(self, path: str | None = None, **columns: Any) -> FinishedRun:
+        """The run of a path, such as ``seed-0/ean``, or the one with these values in `runs`: ``form="ean", seed=0``.
 
         Raises:
-            ValueError: if it has none; the error lists some that it has.
+            ValueError: if there is none, or there are several; the error lists some.
         """
-        if path not in self._paths:
-            raise ValueError(f"the record {self.name} has no run {path!r}; it has {_some(self._paths)}")
-        return self.finished[self._paths.index(path)]
+        if path is not None:
+            columns = {"path": path}
+        table = self.runs.reset_index()
+        for column, value in columns.items():
+            check_choice("column", column, list(table))
+            table = table[table[column] == value]
+        if len(table) != 1:
+            wanted = ", ".join(f"{column} {value!r}" for column, value in columns.items()) or "nothing said of it"
+            have = _some(self._paths if table.empty else list(table.path))
+            count = "no run" if table.empty else f"{len(table)} runs"
+            raise ValueError(f"the record {self.name} has {count} with {wanted}; expected one of {have}")
+        return self.finished[table.index[0]]
 
-    def network(self, path: str) -> AttentionResNet:
-        """The network of the run of that path; see `FinishedRun.network`. `runs.weights` says which are kept."""
-        return self.run(path).network()
+    def network(self, path: str | None = None, **columns: Any) -> AttentionResNet:
+        """The network of a run that is named as in `run`; the column `weights` says of which they are kept."""
+        return self.run(path, **columns).network()
 
     def select(self, prefix: str) -> Record:
         """The part of it whose paths begin with a prefix, such as ``wide-plain/`` or ``cifar10-se/seed-0/``.

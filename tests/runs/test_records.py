@@ -82,7 +82,8 @@ def test_nothing_of_a_run_folder_is_lost_in_a_record(folders: Path, tmp_path: Pa
     assert runs["seed-0/ean"].weights.read_bytes() == (folders / "seed-0/ean/weights.safetensors").read_bytes()
     assert runs["seed-0/backbone"].weights is None
 
-    net, same = record.network("seed-0/ean"), load_network(folders / "seed-0/ean")
+    assert record.run(form="ean", seed=0) is record.run("seed-0/ean") is runs["seed-0/ean"]
+    net, same = record.network(form="ean", seed=0), load_network(folders / "seed-0/ean")
     assert net.scheme == same.scheme
     assert all(torch.equal(value, same.state_dict()[key]) for key, value in net.state_dict().items())
     assert record.runs.loc["seed-0/ean"].accuracy == runs["seed-0/ean"].result["test_accuracy"]
@@ -126,8 +127,10 @@ def test_what_is_no_record_is_refused_in_a_sentence(folders: Path, tmp_path: Pat
         load_record("cued_shape")
     with pytest.raises(FileNotFoundError, match="a record is a file and its card"):
         load_record(tmp_path / "absent.jsonl.gz")
-    with pytest.raises(ValueError, match="has no run 'seed-9/ean'; it has seed-0/backbone"):
+    with pytest.raises(ValueError, match="has no run with path 'seed-9/ean'; expected one of seed-0/backbone"):
         load_record("cued_shapes").run("seed-9/ean")
+    with pytest.raises(ValueError, match="has 5 runs with form 'ean'; expected one of seed-0/ean, seed-1/ean"):
+        load_record("cued_shapes").run(form="ean")
     with pytest.raises(ValueError, match=r"no weights are kept of the retrain run seed-4/ean; redo it: ean run"):
         load_record("cued_shapes").network("seed-4/ean")
     with pytest.raises(ValueError, match=r"no recorded file 'explorer/x.json'; there are explorer/"):

@@ -21,6 +21,7 @@ from ean_lib.experiments.recipes import Preset, recipe
 from ean_lib.experiments.report import write_report
 from ean_lib.experiments.run_all import run_all
 from ean_lib.experiments.task import Task
+from ean_lib.learning.constant_gates import has_gate
 from ean_lib.learning.training import TrainConfig
 from ean_lib.runs import to_json
 from ean_lib.search import SearchConfig
@@ -117,9 +118,11 @@ def _defaults(name: str, argv: Sequence[str]) -> dict[str, Any]:
     # Late connections are a control where they are known not to help: on the data with a cue.
     forms = FORMS[:-1]
     if known.dataset == "cued_shapes":
-        forms = ("share-full", "ean", "late")
+        forms = ("share-full", "ean", "constant", "late")
     elif known.dataset == "cued_photos":
         forms = FORMS
+    if not has_gate(known.attention):
+        forms = tuple(form for form in forms if form != "constant")
     shorter = dataclasses.replace(retrain, epochs=retrain.epochs - (known.preset == "quick"))  # it trains hundreds
     return {
         "supernet": {"task": task, "config": supernet},

@@ -1,18 +1,21 @@
 """The forms of a network that a report compares: backbone, Org-full, Share-full, EAN, and controls."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
-from ean_lib.checks import check_choice
-from ean_lib.experiments.steps import read_scheme, run_retrain
+from ean_lib.checks import check, check_choice
+from ean_lib.experiments.steps import load_network, open_run, read_finished_run, read_scheme, result_of, run_retrain
 from ean_lib.experiments.task import Task
+from ean_lib.learning.constant_gates import fold_constant_gates
+from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.training import TrainConfig
-from ean_lib.runs import Runtime
+from ean_lib.runs import Runtime, rebuild
 from ean_lib.schemes import Scheme
 
-Form = Literal["backbone", "org-full", "share-full", "ean", "random", "late"]
+Form = Literal["backbone", "org-full", "share-full", "ean", "random", "constant", "late"]
 
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -23,6 +26,7 @@ def run_form(
 ) -> dict[str, Any]:
     """Retrain the scheme that a form stands for; random and late have as many connections as the scheme found."""
     check_choice("form", form, FORMS)
+    check("form", form, form != "constant", "one that is retrained; constant is made of a retrained one by fold_run")
     found_scheme = read_scheme(found, task)
     stages, k, blocks = found_scheme.stages, found_scheme.connected, len(found_scheme)
     generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
@@ -35,3 +39,31 @@ def run_form(
         "late": (Scheme.parse([i >= blocks - k for i in range(blocks)], stages), "stage"),
     }[form]
     return run_retrain(task, scheme, config, seed, out, runtime, share, form)
+
+
+def fold_run(retrained: Path, out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The form "constant" of a retrained network: its gates replaced by their means and folded, nothing trained anew.
+
+    The run's configuration has the scheme that connects nothing, since that is the network whose weights it holds; its
+    result names the scheme that was folded, so that it stands beside the network that it is the control of.
+
+    Args:
+        retrained: the folder of a finished retraining, with its weights.
+        out: the run folder.
+
+    Raises:
+        ValueError: as `fold_constant_gates`, for example where the attention has no gate to average.
+    """
+    config, result = read_finished_run(retrained, "retrain")
+    task, nothing = rebuild(Task, config["task"]), Scheme.none(Scheme.parse(config["scheme"]).stages)
+    weights = hashlib.sha256((retrained / "weights.safetensors").read_bytes()).hexdigest()
+    named = {"scheme": str(nothing), "share": "stage", "form": "constant", "folded": weights}
+    run, data = open_run(out, "retrain", task, runtime, config["seed"], train=config["train"], **named)
+    if not run.finished:
+        folded = load_network(retrained)
+        if result["connected"]:
+            folded = fold_constant_gates(folded, data.train.join(data.val), device=runtime.device)
+        accuracy = evaluate(folded, data.test, device=runtime.device)
+        of = {"scheme": config["scheme"], "connected": result["connected"], "last": result["last"]}
+        run.finish({**named, **of, "test_accuracy": accuracy, "test_images": len(data.test)}, folded.state_dict())
+    return result_of(run)

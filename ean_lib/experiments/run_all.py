@@ -6,7 +6,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes as Flat
 
 from ean_lib.experiments import steps
-from ean_lib.experiments.forms import FORMS, Form, run_form
+from ean_lib.experiments.forms import FORMS, Form, fold_run, run_form
 from ean_lib.experiments.report import write_report
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
@@ -33,6 +33,7 @@ def run_all(
         retrain: How the schemes are retrained.
         seeds: Each seed has its own supernet, search and retrainings.
         forms: What to retrain. random and late have as many connections as the scheme found; late has them at the end.
+            constant is ean with each gate replaced by its mean over training images, and costs nothing.
         random_schemes: Random schemes per seed.
         scheme: Retrain this scheme (bits, or the folder of a finished search) instead of searching for one per seed.
         recalibrate: Re-estimate BatchNorm for each scheme from this many training images while searching.
@@ -40,6 +41,8 @@ def run_all(
     """
     if not seeds or random_schemes < 1:
         raise ValueError("name at least one seed, and at least one random scheme")
+    if "constant" in forms and "ean" not in forms:
+        raise ValueError("the form constant is made of the form ean: name ean too")
     given = None if scheme is None else str(steps.read_scheme(scheme, task))
     searches, now, later = [], [], []
     for seed in seeds:
@@ -47,6 +50,8 @@ def run_all(
         if given is None:
             searches.append(partial(steps.find_scheme, task, supernet, search, recalibrate, seed, out=folder))
         for form in forms:
+            if form == "constant":
+                continue  # nothing is trained for it
             fixed = form in ("backbone", "org-full", "share-full")
             found = "full" if fixed else given or str(folder / "search")
             for index in range(random_schemes if form == "random" else 1):
@@ -57,6 +62,10 @@ def run_all(
     run_jobs(searches + now, runtime)
     run_jobs(later, runtime)
     folders = [job.keywords["out"] for job in now + later]
+    if "constant" in forms:
+        for seed in seeds:
+            folders.append(out / f"seed-{seed}" / "constant")
+            fold_run(out / f"seed-{seed}" / "ean", folders[-1], runtime)
     for seed in seeds:
         retrained = tuple(folder for folder in folders if folder.parent == out / f"seed-{seed}")
         if not all((folder / "measure.json").exists() for folder in retrained):

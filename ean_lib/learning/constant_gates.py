@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ean_lib.attention import create_attention
 from ean_lib.data import Split
 from ean_lib.devices import find_device
 from ean_lib.networks import AttentionResNet, eval_mode
@@ -87,6 +88,14 @@ def gate_moments(
         gates = torch.cat(row)
         moments.append(GateMoments(stage, block, gates.mean(0).cpu(), gates.std(0).cpu()))
     return moments
+
+
+def has_gate(attention: str) -> bool:
+    """Whether the attention of that name is one gate that is multiplied with the map; False for unknown names."""
+    try:
+        return hasattr(create_attention(attention, 64), "gate")
+    except ValueError:
+        return False
 
 
 def channel_gate(module: nn.Module, x: Tensor, state: object = None) -> Tensor:

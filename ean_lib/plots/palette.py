@@ -12,8 +12,24 @@ CONNECTED = BLUE  # a block that calls its stage's module, as in the scheme expl
 RIGHT, WRONG = GREEN, ORANGE  # the title of a picture by what the network said of it
 
 # In the order of the paper's tables; EAN is blue because it is what is left of the connections.
-FORM_COLOURS = {"backbone": GREY, "org-full": PINK, "share-full": ORANGE, "ean": BLUE, "random": GREEN, "late": YELLOW}
-FORM_MARKERS = {"backbone": "X", "org-full": "s", "share-full": "o", "ean": "v", "random": "D", "late": "P"}
+FORM_COLOURS = {
+    "backbone": GREY,
+    "org-full": PINK,
+    "share-full": ORANGE,
+    "ean": BLUE,
+    "random": GREEN,
+    "constant": SKY,
+    "late": YELLOW,
+}
+FORM_MARKERS = {
+    "backbone": "X",
+    "org-full": "s",
+    "share-full": "o",
+    "ean": "v",
+    "random": "D",
+    "constant": "^",
+    "late": "P",
+}
 
 MODULE_COLOURS = {"se": BLUE, "sge": GREEN, "dia": ORANGE}
 MODULE_MARKERS = {"se": "o", "sge": "^", "dia": "s"}

@@ -20,6 +20,7 @@ from ean_lib import Scheme, evaluate, load_network
 from ean_lib.cli import COMMANDS, main
 from ean_lib.experiments.report import collect, summarise
 from ean_lib.experiments.task import Task
+from ean_lib.learning import fold_constant_gates
 
 TASK = ["--subset", "64", "--blocks", "1", "1", "--width", "8", "--no-progress", "--device", "cpu"]
 TRAIN = [*TASK, "--epochs", "1", "--batch-size", "32"]
@@ -31,6 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "all"
     options = ["--supernet.epochs", "1", "--supernet.batch-size", "32", "--retrain.epochs", "1"]
     options += ["--retrain.batch-size", "32", "--search.steps", "4", "--forms", "backbone", "share-full", "ean", "late"]
+    options += ["constant"]
     assert main(["run", *TASK, *options, "--out", str(out)]) == 0
     return out
 
@@ -57,9 +59,31 @@ def test_a_finished_run_is_read_back_and_not_done_again(runs: Path, capsys: pyte
     }
     options = ["--supernet.epochs", "1", "--supernet.batch-size", "32", "--retrain.epochs", "1"]
     options += ["--retrain.batch-size", "32", "--search.steps", "4", "--forms", "backbone", "share-full", "ean", "late"]
+    options += ["constant"]
     assert main(["run", *TASK, *options, "--out", str(runs)]) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert "share-full" in capsys.readouterr().out
+
+
+def test_the_constant_form_is_the_folded_network_of_the_scheme_found(runs: Path) -> None:
+    constant, ean = (runs / "seed-0" / form for form in ("constant", "ean"))
+    ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (constant, ean))
+    assert ours["form"] == "constant" and ours["scheme"] == theirs["scheme"]
+    folded = load_network(constant)
+    data = Task(subset=64).data()
+    expected = load_network(ean)
+    if theirs["connected"]:
+        expected = fold_constant_gates(expected, data.train.join(data.val), device="cpu")
+    assert ours["test_accuracy"] == evaluate(folded, data.test, device="cpu")
+    assert ours["test_accuracy"] == evaluate(expected, data.test, device="cpu")
+    cost = json.loads((constant / "measure.json").read_text())
+    assert cost["extra_parameters"] == 0
+
+
+def test_the_constant_form_needs_the_form_that_it_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["run", *TASK, "--forms", "constant", "--out", str(tmp_path / "new")]) == 2
+    assert "the form constant is made of the form ean: name ean too" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_with_a_scheme_searches_for_none(tmp_path: Path) -> None:

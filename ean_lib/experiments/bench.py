@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from tyro.conf import OmitArgPrefixes as Flat
 
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.data.splits import class_balanced_order
@@ -131,10 +130,10 @@ def load_bench(name: str | Path) -> Bench:
 
 
 def run_bench(
-    task: Flat[Task], train: TrainConfig, supernet: TrainConfig, out: Path = Path("runs/bench"), *,
+    task: Task, train: TrainConfig, supernet: TrainConfig, out: Path = Path("runs/bench"), *,
     seeds: tuple[int, ...] = (0, 1, 2), schemes: int | None = None,
     supernets: tuple[Literal["uniform", "warm", "complementary", "sandwich"], ...] = tuple(SUPERNETS),
-    runtime: Flat[Runtime] = Runtime(), workers: int | None = None,
+    runtime: Runtime = Runtime(), workers: int | None = None,
 ) -> Bench:  # fmt: skip
     """Make a truth table: every scheme trained alone, with several seeds, beside its score in supernets.
 
@@ -147,7 +146,7 @@ def run_bench(
         train: How a network is trained alone; it sees the train part only.
         supernet: How a supernet is trained.
         out: The folder of all of it; each training is a run folder below.
-        seeds: Of networks and supernets.
+        seeds: The seeds of networks and supernets.
         schemes: Train only this many alone, spread over all numbers of connections; None trains all. Each is scored.
         supernets: How the schemes of a supernet's steps are drawn; warm: uniform, after 0.4 of the training with all
             connected.

@@ -17,28 +17,47 @@ from ean_lib.schemes import Scheme
 
 Form = Literal["backbone", "org-full", "share-full", "ean", "random", "constant", "late"]
 
-
 FORMS: tuple[Form, ...] = get_args(Form)
+DEFAULT_FORMS: tuple[Form, ...] = FORMS[:-1]
 
 
 def run_form(
-    task: Task, form: str, found: str, config: TrainConfig, seed: int, index: int, out: Path, runtime: Runtime
+    task: Task, form: str, scheme: str, config: TrainConfig, seed: int, index: int, out: Path, runtime: Runtime
 ) -> dict[str, Any]:
-    """Retrain the scheme that a form stands for; random and late have as many connections as the scheme found."""
+    """Retrain what a form stands for, where `scheme` was found.
+
+    Args:
+        task: images and network.
+        form: one of `FORMS`; random and late have as many connections as the scheme found.
+        scheme: the one that was found: bits, or the folder of its search.
+        config: how it is retrained.
+        seed: of the training, and of what random draws.
+        index: of a random scheme, where a seed has several.
+        out: the run folder.
+        runtime: where, and what is shown.
+    """
     check_choice("form", form, FORMS)
     check("form", form, form != "constant", "one that is retrained; constant is made of a retrained one by fold_run")
-    found_scheme = read_scheme(found, task)
-    stages, k, blocks = found_scheme.stages, found_scheme.connected, len(found_scheme)
-    generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
-    scheme, share = {
-        "backbone": (Scheme.none(stages), "stage"),
-        "org-full": (Scheme.full(stages), "none"),
-        "share-full": (Scheme.full(stages), "stage"),
-        "ean": (found_scheme, "stage"),
-        "random": (Scheme.random(stages, generator, connected=k), "stage"),
-        "late": (Scheme.parse([i >= blocks - k for i in range(blocks)], stages), "stage"),
-    }[form]
-    return run_retrain(task, scheme, config, seed, out, runtime, share, form)
+    share = "none" if form == "org-full" else "stage"
+    chosen = scheme_of_form(form, read_scheme(scheme, task), seed, index)
+    return run_retrain(task, chosen, config, seed, out, runtime, share, form)
+
+
+def scheme_of_form(form: str, found: Scheme, seed: int, index: int) -> Scheme:
+    """The scheme that a form connects, beside the scheme that was found."""
+    stages, connected = found.stages, found.connected
+    if form == "backbone":
+        return Scheme.none(stages)
+    if form in ("org-full", "share-full"):
+        return Scheme.full(stages)
+    if form == "random":
+        # Far apart for different seeds, so that no two runs draw the same schemes.
+        generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + index)
+        return Scheme.random(stages, generator, connected=connected)
+    if form == "late":
+        first = len(found) - connected
+        return Scheme.parse([block >= first for block in range(len(found))], stages)
+    return found
 
 
 def fold_run(retrained: Path, out: Path, runtime: Runtime) -> dict[str, Any]:

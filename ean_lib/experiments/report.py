@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from tyro.conf import Positional
 
 from ean_lib.experiments.forms import FORMS
 from ean_lib.runs import write_atomically
@@ -86,7 +85,7 @@ def plot(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def write_report(folders: Positional[tuple[Path, ...]], out: Path = Path("runs/report")) -> str:
+def write_report(folders: tuple[Path, ...], out: Path = Path("runs/report")) -> str:
     """Compare finished retrainings: report.md, report.csv (every run) and report.png; the table is returned.
 
     Example: ean report runs/cifar10-se runs/cifar10-dia --out runs/report

@@ -3,10 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from tyro.conf import OmitArgPrefixes as Flat
-
 from ean_lib.experiments import steps
-from ean_lib.experiments.forms import FORMS, Form, fold_run, run_form
+from ean_lib.experiments.forms import DEFAULT_FORMS, Form, fold_run, run_form
 from ean_lib.experiments.report import write_report
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
@@ -16,10 +14,10 @@ from ean_lib.search import SearchConfig
 
 
 def run_all(
-    task: Flat[Task], supernet: TrainConfig, search: SearchConfig, retrain: TrainConfig, *,
-    seeds: tuple[int, ...] = (0,), forms: tuple[Form, ...] = FORMS[:-1], random_schemes: int = 1,
+    task: Task, supernet: TrainConfig, search: SearchConfig, retrain: TrainConfig, *,
+    seeds: tuple[int, ...] = (0,), forms: tuple[Form, ...] = DEFAULT_FORMS, random_schemes: int = 1,
     scheme: str | None = None, recalibrate: int | None = 1000, out: Path = Path("runs/run"),
-    runtime: Flat[Runtime] = Runtime(),
+    runtime: Runtime = Runtime(),
 ) -> str:  # fmt: skip
     """The whole method: supernet, search, retraining of the scheme found and of its rivals, measuring, report.
 

@@ -8,15 +8,14 @@ options are its arguments; there, ``--preset`` and ``--dataset`` set the default
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes as Flat
-from tyro.conf import Positional, Suppress, arg
 
 from ean_lib.checks import check
 from ean_lib.data import Data
@@ -31,9 +30,20 @@ from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
 from ean_lib.supernet import Scorer
 
+BITS = re.compile(r"\s*[01-]+\s*")  # of a scheme, such as 110-0011
+
 
 def open_run(out: Path, kind: str, task: Task, runtime: Runtime, seed: int, **config: Any) -> tuple[Run, Data]:
-    """The folder of a run of that kind, whose result all of these decide, and the task's data."""
+    """The folder of a run, and the task's data.
+
+    Args:
+        out: the folder.
+        kind: supernet, search, retrain, scores or costs.
+        task: images and network.
+        runtime: where the work is done; the only argument that does not decide the result.
+        seed: of the run.
+        **config: whatever else decides the result.
+    """
     data = task.data(runtime.data_dir)
     task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
     origin = {"seed": seed, "data": data.train.checksum}
@@ -50,15 +60,15 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def run_supernet(
-    task: Flat[Task], config: Flat[TrainConfig], seed: int = 0, out: Path = Path("runs/supernet"),
-    runtime: Flat[Runtime] = Runtime(),
+    task: Task, config: TrainConfig, seed: int = 0, out: Path = Path("runs/supernet"),
+    runtime: Runtime = Runtime(),
 ) -> dict[str, Any]:  # fmt: skip
     """Train a supernet: one network in which every scheme shares the weights.
 
     Example: ean supernet --dataset cued_shapes --attention se --out runs/supernet
 
     Args:
-        seed: Of the weights, the order of images and the sampled schemes.
+        seed: The seed of the weights, the order of images and the sampled schemes.
         out: The run folder.
     """
     config = dataclasses.replace(config, seed=seed)
@@ -72,8 +82,8 @@ def run_supernet(
 
 
 def run_search(
-    supernet: Path, config: Flat[SearchConfig] = SearchConfig(), seed: int = 0, out: Path = Path("runs/search"),
-    runtime: Flat[Runtime] = Runtime(), recalibrate: int | None = 1000,
+    supernet: Path, config: SearchConfig = SearchConfig(), seed: int = 0, out: Path = Path("runs/search"),
+    runtime: Runtime = Runtime(), recalibrate: int | None = 1000,
 ) -> SearchResult:  # fmt: skip
     """Search a trained supernet for the scheme to retrain.
 
@@ -81,20 +91,20 @@ def run_search(
 
     Args:
         supernet: The folder of a finished supernet.
-        seed: Of the search.
+        seed: The seed of the search.
         out: The run folder. A reward is computed once, also across a crash.
         recalibrate: Re-estimate BatchNorm for each scheme from this many training images; None keeps the supernet's
             statistics.
     """
-    made, _ = read_finished_run(supernet, "supernet")
-    task, net = rebuild(Task, made["task"]), load_network(supernet)
+    supernet_config, _ = read_finished_run(supernet, "supernet")
+    task, net = rebuild(Task, supernet_config["task"]), load_network(supernet)
     config = dataclasses.replace(config, seed=seed)
     weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
     settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
     run, data = open_run(out, "search", task, runtime, seed, **settings)
     if not run.finished and PartialState().is_main_process:
         known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
-        calibration = {"recalibrate": recalibrate, "augment": made["train"]["augment"]}
+        calibration = {"recalibrate": recalibrate, "augment": supernet_config["train"]["augment"]}
         scorer = Scorer(net, data, **calibration, device=runtime.device, known=known)
 
         most = min(config.max_evaluations, 2 ** len(net.scheme))
@@ -131,9 +141,9 @@ def find_scheme(
 
 
 def run_retrain(
-    task: Flat[Task], scheme: Annotated[Scheme | str, arg(constructor=str)], config: Flat[TrainConfig], seed: int = 0,
-    out: Path = Path("runs/retrain"), runtime: Flat[Runtime] = Runtime(), share: Share = "stage",
-    form: Suppress[str | None] = None, hold_out: Suppress[bool] = False,
+    task: Task, scheme: Scheme | str, config: TrainConfig, seed: int = 0,
+    out: Path = Path("runs/retrain"), runtime: Runtime = Runtime(), share: Share = "stage",
+    form: str | None = None, hold_out: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one scheme from scratch on all training images and evaluate it once on the test images.
 
@@ -143,18 +153,18 @@ def run_retrain(
 
     Args:
         scheme: Bits such as 110-000-001, or full, or none (the backbone), or the folder of a finished search.
-        seed: Of the weights and the order of images.
+        seed: The seed of the weights and the order of images.
         out: The run folder.
         share: stage: one module per stage (Share, EAN); none: one per block (Org).
-        form: what a report calls it; None: by its connections, one of `FORMS`.
-        hold_out: train without the search-val images, and record their accuracy beside the test part's, but no
+        form: What a report calls it; None: by its connections, one of `FORMS`.
+        hold_out: Train without the search-val images, and record their accuracy beside the test part's, but no
             weights: a row of a table to choose from. Otherwise no choice is left to make, and they are trained on.
     """
-    scheme, config = read_scheme(scheme, task), dataclasses.replace(config, seed=seed)
-    if form is None:
-        full = {"none": "org-full", "stage": "share-full"}[share]
-        form = "backbone" if not scheme.connected else full if scheme.connected == len(scheme) else "ean"
-    named = {"scheme": str(scheme), "share": share, "form": form} | ({"hold_out": True} if hold_out else {})
+    scheme = read_scheme(scheme, task)
+    config = dataclasses.replace(config, seed=seed)
+    named = {"scheme": str(scheme), "share": share, "form": form or form_of(scheme, share)}
+    if hold_out:
+        named["hold_out"] = True
     run, data = open_run(out, "retrain", task, runtime, seed, train=dataclasses.asdict(config), **named)
     if not run.finished:
         net = task.network(data.num_classes, scheme, share, seed)
@@ -164,12 +174,22 @@ def run_retrain(
         outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
         if hold_out:
             outcome["val_accuracy"] = evaluate(net, data.val, device=runtime.device)
-        run.finish({**named, "connected": scheme.connected, **outcome}, None if hold_out else net.state_dict())
+        weights = None if hold_out else net.state_dict()
+        run.finish({**named, "connected": scheme.connected, **outcome}, weights)
     return result_of(run)
 
 
+def form_of(scheme: Scheme, share: Share) -> str:
+    """What a report calls a scheme that was not made for one of its forms."""
+    if not scheme.connected:
+        return "backbone"
+    if scheme.connected < len(scheme):
+        return "ean"
+    return "org-full" if share == "none" else "share-full"
+
+
 def run_measure(
-    folders: Positional[tuple[Path, ...]], runtime: Flat[Runtime] = Runtime(), batch_size: int = 64, rounds: int = 20
+    folders: tuple[Path, ...], runtime: Runtime = Runtime(), batch_size: int = 64, rounds: int = 20
 ) -> dict[str, Any]:
     """Parameters, MACs and inference time of retrained networks, pruned and fused, against their backbone.
 
@@ -183,11 +203,11 @@ def run_measure(
     """
     check("what to measure", folders, len(folders) > 0, "at least one folder of a finished retraining")
     tasks = [rebuild(Task, read_finished_run(folder, "retrain")[0]["task"]) for folder in folders]
-    for folder, task in zip(folders, tasks, strict=True):
-        if dataclasses.replace(task, attention=tasks[0].attention) != tasks[0]:
-            raise ValueError(f"{folder} has another task than {folders[0]}; measure networks of one backbone together")
-    data = tasks[0].data(runtime.data_dir)
-    backbone = tasks[0].network(data.num_classes, Scheme.none(tasks[0].stages))
+    for folder, other in zip(folders, tasks, strict=True):
+        check_same_backbone(folders[0], tasks[0], folder, other)
+    task = tasks[0]
+    data = task.data(runtime.data_dir)
+    backbone = task.network(data.num_classes, Scheme.none(task.stages))
     networks = {str(folder): load_network(folder) for folder in folders}
     measured = measure(networks, backbone, (batch_size, 3, *data.image_size), device=runtime.device, rounds=rounds)
     costs = {folder: dataclasses.asdict(cost) for folder, cost in measured.items()}
@@ -196,28 +216,47 @@ def run_measure(
     return costs
 
 
+def check_same_backbone(first: Path, task: Task, folder: Path, other: Task) -> None:
+    """`ValueError`, which says what is different, unless two runs have the same backbone on images of the same kind."""
+    for name in ("dataset", "backbone", "stages", "width", "stem_stride"):
+        expected, came = getattr(task, name), getattr(other, name)
+        if came != expected:
+            what = f"{folder} has another backbone than {first}: {name} is {came}, not {expected}"
+            raise ValueError(f"{what}; measure networks of one backbone together")
+
+
 def read_scheme(scheme: Scheme | str, task: Task) -> Scheme:
     """The scheme that a user means by bits, full, none, the folder of a finished search, or a recorded search.
 
-    A recorded one is given as RECORD:PATH, such as ``cued_shapes:seed-0/search``.
+    A recorded one is given as RECORD:PATH, such as ``cued_shapes:seed-0/search``. Bits are bits, also where a folder
+    has them as its name; such a folder is given as ``./1-0``.
     """
-    if scheme in ("full", "none"):
-        return getattr(Scheme, scheme)(task.stages)
-    if isinstance(scheme, str) and scheme and Path(scheme).is_dir():
-        scheme = read_finished_run(Path(scheme), "search")[1]["scheme"]
-    elif isinstance(scheme, str) and scheme.partition(":")[0] in list_records():
+    if isinstance(scheme, str) and not BITS.fullmatch(scheme):
+        if scheme == "full":
+            return Scheme.full(task.stages)
+        if scheme == "none":
+            return Scheme.none(task.stages)
         name, _, path = scheme.partition(":")
-        scheme = load_record(name).run(path).result["scheme"]
+        if scheme and Path(scheme).is_dir():
+            scheme = read_finished_run(Path(scheme), "search")[1]["scheme"]
+        elif name in list_records():
+            scheme = load_record(name).run(path).result["scheme"]
     return Scheme.parse(scheme, task.stages)
 
 
 def read_finished_run(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Configuration and result of a finished run of one of the kinds; a clear error where there is none."""
+    """Configuration and result of a finished run of one of the kinds.
+
+    Raises:
+        FileNotFoundError: if it is no run folder.
+        ValueError: if it is another kind of run, or not finished, or a file in it is damaged.
+    """
     wanted, file = f"{' or '.join(kinds)} run", folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {wanted}")
     config = read_json(file)
-    if (kind := config.get("kind")) not in kinds:
+    kind = config.get("kind")
+    if kind not in kinds:
         raise ValueError(f"{folder} holds a {kind} run, expected a {wanted}")
     if not (folder / "result.json").is_file():
         raise ValueError(f"the {kind} run in {folder} is not finished; give its command again, and it will go on")

@@ -1,11 +1,13 @@
 """Started by test_training.py in one or two processes.
 
-It trains one epoch and writes gradients, weights and history; or, in the case "pipeline", each process writes what the
-functions of the pipeline gave it, while the first one takes its time to write results.
+"training": it trains one epoch of each case, and the first process writes gradients, weights and history of each.
+"pipeline": each process writes what the functions of the pipeline gave it, while the first one takes its time to write
+results.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -13,14 +15,19 @@ from pathlib import Path
 
 import torch
 from tiny import STAGES, tiny_data, tiny_net
+from torch import nn
 
-from ean_lib.data import Split
 from ean_lib.experiments import bench, steps
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig, train
+from ean_lib.networks import AttentionResNet
 from ean_lib.runs import Run, Runtime
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
+from ean_lib.supernet import Scorer
+
+DEVICE = "cpu" if torch.cuda.is_available() else "auto"  # two processes would need two GPUs
+CONFIG = TrainConfig(epochs=1, batch_size=20, lr=0.01, sync_batchnorm=True)
 
 
 def run_pipeline(out: Path) -> None:
@@ -38,18 +45,50 @@ def run_pipeline(out: Path) -> None:
     (out / f"rank-{rank}.json").write_text(json.dumps(results))
 
 
-def main() -> None:
-    case, out = sys.argv[1], Path(sys.argv[2])
-    if case == "pipeline":
-        run_pipeline(out)
-        return torch.distributed.destroy_process_group()
-    config = TrainConfig(
-        epochs=1, batch_size=20, lr=0.01, sync_batchnorm=True, sampler=case if case == "complementary" else "uniform"
-    )
-    scheme = {"fixed": Scheme.parse("10-01-1"), "none": Scheme.none(STAGES)}.get(case, "random")
-    net, first = tiny_net("dia").double(), {}
-    batches = Split.batches
-    Split.batches = lambda *a, **k: ((x.double(), y) for x, y in batches(*a, **k))  # so that only mistakes differ
+def frozen_net() -> AttentionResNet:
+    net = tiny_net("dia")
+    net.layer2.requires_grad_(False)
+    return net
+
+
+def run_trainings(out: Path) -> None:
+    """The networks are float64, so that only mistakes differ."""
+    several = dataclasses.replace(CONFIG, sampler="complementary")
+    cases = {
+        "fixed": (tiny_net("dia"), CONFIG, Scheme.parse("10-01-1")),
+        "none": (tiny_net("dia"), CONFIG, Scheme.none(STAGES)),
+        "uniform": (tiny_net("dia"), CONFIG, "random"),
+        "complementary": (tiny_net("dia"), several, "random"),
+        # 3 images of 6 on each process for two schemes, 6 of 12 for four
+        "complementary, uneven": (tiny_net("dia"), dataclasses.replace(several, batch_size=6), "random"),
+        "sandwich, uneven": (tiny_net("dia"), dataclasses.replace(CONFIG, sampler="sandwich", batch_size=12), "random"),
+        "frozen": (frozen_net(), several, "random"),
+        "skipping": (tiny_net("dia").prune("11-00-1"), CONFIG, Scheme.parse("00-00-1")),
+    }
+    for case, (net, config, scheme) in cases.items():
+        gradients, history = train_noting_gradients(net.double(), config, scheme)
+        # The first training joins the processes.
+        is_first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        if is_first:
+            folder = out / case
+            folder.mkdir()
+            torch.save({"gradients": gradients, "net": net.state_dict()}, folder / "state.pt")
+            (folder / "history.json").write_text(json.dumps(history))
+    if is_first:  # whatever waits for the other process would wait for ever
+        net = cases["uniform"][0].train()
+        kinds = sorted({type(module).__name__ for module in net.modules() if isinstance(module, nn.BatchNorm2d)})
+        scores = Scorer(net, tiny_data(), recalibrate=20, device="cpu")([Scheme.full(STAGES)])
+        (out / "after.json").write_text(json.dumps({"kinds": kinds, "scores": scores}))
+    try:
+        train(tiny_net("dia"), tiny_data(), dataclasses.replace(CONFIG, sampler="sandwich", batch_size=4), device="cpu")
+    except ValueError as error:
+        if is_first:
+            (out / "refused.txt").write_text(str(error))
+
+
+def train_noting_gradients(net: AttentionResNet, config: TrainConfig, scheme: Scheme | str) -> tuple[dict, list]:
+    """The gradients of the first step, and the history."""
+    first: dict[str, torch.Tensor] = {}
     step = torch.optim.SGD.step
 
     def remember(optimizer: torch.optim.SGD, *arguments: object) -> object:
@@ -58,10 +97,15 @@ def main() -> None:
         return step(optimizer, *arguments)
 
     torch.optim.SGD.step = remember
-    history = train(net, tiny_data(), config, scheme, device="cpu", progress=False)
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        torch.save({"gradients": first, "net": net.state_dict()}, out / "state.pt")
-        (out / "history.json").write_text(json.dumps(history))
+    try:
+        return first, train(net, tiny_data(), config, scheme, device=DEVICE, progress=False)
+    finally:
+        torch.optim.SGD.step = step
+
+
+def main() -> None:
+    out = Path(sys.argv[2])
+    {"training": run_trainings, "pipeline": run_pipeline}[sys.argv[1]](out)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

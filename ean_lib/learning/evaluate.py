@@ -1,20 +1,66 @@
 """The accuracy of a network."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ean_lib.data import Split
 from ean_lib.devices import find_device
-from ean_lib.networks import Network, eval_mode
-from ean_lib.schemes import Scheme
+from ean_lib.networks import Network, SchemeLike, eval_mode, network_dtype
 
 
 @torch.no_grad()
 def evaluate(
-    net: Network, split: Split, scheme: Scheme | None = None, *, batch_size: int = 500, device: str = "auto"
+    net: Network, split: Split, scheme: SchemeLike | None = None, *, batch_size: int = 500, device: str = "auto"
 ) -> float:
-    """Accuracy (%) of net on a split, in eval mode; the network's mode is put back."""
+    """Accuracy (%) of a network on a split, in eval mode.
+
+    The network is moved to the device, in channels-last order, and stays there. Its mode is put back.
+
+    Args:
+        net: a network of the contract. Images are given in its own type, such as float64.
+        split: images and labels.
+        scheme: the connections; None takes the network's own.
+        batch_size: images of a forward pass.
+        device: ``"auto"`` (a GPU if there is one), or the name of one.
+
+    Raises:
+        ValueError: for bad options; if the network has fewer outputs than the split has classes; or if its class scores
+            are not finite, as with broken weights: the highest of them would say nothing.
+    """
     target = find_device(device)
     net.to(target, memory_format=torch.channels_last)
+    dtype = network_dtype(net)
+    classes = int(split.labels.max()) + 1
+    hits, finite = [], []  # tensors, so that nothing waits for the GPU before the end
     with eval_mode(net):
-        hits = [(net(x, scheme).argmax(1) == y).sum() for x, y in split.batches(batch_size, device=target)]
+        for x, y in split.batches(batch_size, device=target):
+            scores = net(x.to(dtype), scheme)  # (B, outputs)
+            check_scores(scores, len(y), classes)
+            hits.append((scores.argmax(1) == y).sum())
+            finite.append(scores.isfinite().all())
+    if not torch.stack(finite).all():
+        raise ValueError(f"the class scores are NaN or infinite, so they have no accuracy: {find_broken(net)}")
     return 100 * torch.stack(hits).sum().item() / len(split)
+
+
+def check_scores(scores: Any, images: int, classes: int) -> None:
+    """`ValueError` unless a network's output is a tensor (images, outputs) with an output for each class."""
+    if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != images:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"the network must give class scores ({images}, {classes}) for {images} images, it gave {shape}"
+        )
+    outputs = scores.shape[1]
+    if outputs < classes:
+        advice = f"build it with num_classes={classes}"
+        raise ValueError(f"the network has {outputs} outputs, but the labels go up to class {classes - 1}: {advice}")
+
+
+def find_broken(net: torch.nn.Module) -> str:
+    """What may have made a network's scores NaN or infinite, and what to do, in words."""
+    for name, values in net.state_dict().items():
+        if not values.isfinite().all():
+            return f"the network's {name} holds such values; train it again (with a lower lr), or load other weights"
+    return f"the weights are finite; {network_dtype(net)} may be too narrow for them, or the images hold such values"

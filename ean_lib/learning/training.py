@@ -4,31 +4,45 @@ A supernet differs from a stand-alone network in one thing only: the scheme chan
 ``scheme="random"`` (a supernet; the schemes come from a sampler of :mod:`ean_lib.supernet`) or a fixed ``Scheme``.
 Several processes (``accelerate launch``) see together the images, augmentations and schemes that one process sees.
 
-Everything random comes from one CPU generator whose state is in the checkpoint: a killed run goes on to the same bits.
+What is unusual here: a killed run goes on to the same bits. The learning rate is a pure function of the step. Images,
+augmentations and schemes come from one CPU generator, whose state is in the checkpoint. Torch's global generators,
+which modules such as Dropout draw from, are seeded anew in each epoch, and put back at the end. And the configuration
+alone decides: of accelerate only the processes are used, not what its environment variables say about precision.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate.utils import reduce
 from annotated_types import Ge, Gt, Interval, Le, Lt
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from ean_lib.attention.common import statistics_dtype
 from ean_lib.checks import Count, Fraction, NotNegative, Positive, Seed, check, check_options
 from ean_lib.data import Data, Split
-from ean_lib.learning.joined_batchnorm import synchronise_batchnorm
-from ean_lib.networks import Network
+from ean_lib.devices import find_precision, find_processes
+from ean_lib.learning.evaluate import check_scores
+from ean_lib.learning.joined_batchnorm import joined_batchnorm
+from ean_lib.networks import Network, check_scheme, network_dtype
 from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
-from ean_lib.supernet import SAMPLERS
+from ean_lib.supernet.samplers import SAMPLERS, SCHEMES_PER_STEP
 
 CHECK_EVERY = 16  # steps between looks at the loss: each look waits for the device
+
+# The one-cycle schedule of Smith & Topin (2018), with the shape of PyTorch's OneCycleLR:
+RISE = 0.3  # the fraction of the training in which the learning rate rises
+START = 0.04  # the learning rate of the first step, as a fraction of the highest
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -63,8 +77,8 @@ class TrainConfig:
     """How the schemes of a supernet's steps are drawn; see ean_lib.supernet."""
     warmup: Fraction = 0.0
     """The fraction of a supernet's training in which every block is connected, before the sampler draws schemes."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes in half the bits where the device can."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16 computes in half the bits; auto chooses it where the device has instructions for it."""
     sync_batchnorm: bool = False
     """With several processes, take BatchNorm's statistics from the joined batch instead of each process's own part."""
     seed: Seed = 0
@@ -77,11 +91,14 @@ class TrainConfig:
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The learning rate of a step: a pure function, so that a resumed run needs no scheduler state."""
     if config.schedule == "step":
-        return config.lr * config.gamma ** sum(step >= m * total for m in config.milestones)
-    peak = 0.3 * total
+        drops = sum(step >= milestone * total for milestone in config.milestones)
+        return config.lr * config.gamma**drops
+    peak = RISE * total
     if step < peak:
-        return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / peak)))
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - peak) / max(total - peak, 1)))
+        risen = 0.5 * (1 - math.cos(math.pi * step / peak))  # 0 to 1
+        return config.lr * (START + (1 - START) * risen)
+    left = 0.5 * (1 + math.cos(math.pi * (step - peak) / max(total - peak, 1)))  # 1 to 0
+    return config.lr * left
 
 
 def train(
@@ -90,40 +107,48 @@ def train(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train net in place and return one record per epoch.
 
+    What is set on the network is kept: its numbers' type, and parameters that need no gradient, which stay as they are
+    to the bit. Modules that are in eval mode stay in it, such as the BatchNorms of a frozen part, unless the whole
+    network is in eval mode: that means nothing here, and it is put into training mode.
+
     Args:
-        net: moved to the device and trained in place.
+        net: moved to the device and trained in place. It leaves as an ordinary network, in training mode.
         data: its augmentations, and its training part unless ``split`` is given.
         config: the recipe.
         scheme: ``"random"`` trains a supernet; a Scheme trains that one network (prune it first).
         run: a run folder that checkpoints are written to at each epoch, and resumed from.
         split: other training images, such as ``data.train.join(data.val)`` for a final training.
-        device: ``"auto"`` (a GPU if there is one) or ``"cpu"``.
+        device: ``"auto"`` (a GPU if there is one), or the name of one.
         progress: show a progress bar with the running accuracy.
 
     Returns:
-        Records with epoch, step, lr, loss, and accuracy (%) on the augmented training images.
+        Records with epoch, step, lr, loss, and accuracy (%) on the augmented training images; with the precision too,
+        where the configuration left that to the device.
 
     Raises:
         NonFiniteLossError: if the loss is NaN or infinite; the last checkpoint stays.
-        ValueError: if there are fewer training images than one batch holds.
+        ValueError: before anything is changed, if images, batches, scheme, network and device do not fit together.
     """
-    accelerator = Accelerator(cpu=device == "cpu")
-    world = accelerator.num_processes
-    place = {"device": accelerator.device, "rank": accelerator.process_index, "world": world}
-    augment = data.augment if config.augment else ()
+    device, processes = find_processes(device)
+    rank, world = processes.process_index, processes.num_processes
+    precision = find_precision(device) if config.precision == "auto" else config.precision
     split = data.train if split is None else split
-    fits = config.batch_size <= len(split) and config.batch_size % world == 0
-    limits = f"at most {len(split)}, the number of training images, and a multiple of {world}, the number of processes"
-    check("batch_size", config.batch_size, fits, limits)
+    _check_batches(config, len(split), world, is_supernet=not isinstance(scheme, Scheme))
+    _check_network(net, precision)
+    _warn_of_launcher(precision)
     steps_per_epoch = len(split) // config.batch_size
-    total = steps_per_epoch * config.epochs
+    total_steps = steps_per_epoch * config.epochs
     generator = torch.Generator().manual_seed(config.seed)
+    draw_schemes = _schemes_of_a_step(net, config, scheme, generator, warm_steps=config.warmup * total_steps)
 
-    net.to(accelerator.device, memory_format=torch.channels_last).train()
-    if config.sync_batchnorm and world > 1:
-        synchronise_batchnorm(net)
+    # The network and its optimiser, as they are at first or as the checkpoint has them.
+    net.to(device, memory_format=torch.channels_last)
+    if not net.training:
+        net.train()
+    dtype = network_dtype(net)
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(  # its learning rate is set at each step
-        net.parameters(), momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
+        trained, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
     )
     history: list[dict[str, float]] = []
     if run is not None and (saved := run.load_checkpoint()) is not None:
@@ -131,83 +156,206 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         generator.set_state(saved["generator"])
         history = saved["history"]
-    model = accelerator.prepare(net)
-    for parameter in net.parameters():  # zeros, not None: a module that is skipped is treated as one that is gated off
-        parameter.grad = torch.zeros_like(parameter)
-    complete = all(module is not None for _, _, module in net.connections())
-    draw = _schemes_of_a_step(net, config, scheme, generator, warm=config.warmup * total)
+    model = _on_all_processes(net, scheme, device, world)
+    gate_all = world > 1 and _is_complete(net)
 
-    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    hidden = not (progress and accelerator.is_main_process)
-    bar = tqdm(total=total, initial=len(history) * steps_per_epoch, disable=hidden, unit="step", leave=False)
-    with cudnn, bar:
+    images_per_process = config.batch_size // world
+    batches_of = {"augment": data.augment if config.augment else (), "drop_last": True}
+    batches_of |= {"device": device, "rank": rank, "world": world}
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    bar = tqdm(
+        total=total_steps,
+        initial=len(history) * steps_per_epoch,
+        disable=not (progress and processes.is_main_process),
+        unit="step",
+        leave=False,
+    )
+    with (
+        bar,
+        torch.random.fork_rng([device] if device.type == "cuda" else []),  # the global generators are the caller's
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        joined_batchnorm(net, enabled=config.sync_batchnorm and world > 1),
+        _zero_gradients(trained),
+    ):
         for epoch in range(len(history), config.epochs):
-            meter = _Meter(accelerator, first_step=epoch * steps_per_epoch)
-            batches = split.batches(config.batch_size, generator=generator, augment=augment, drop_last=True, **place)
-            for step, (x, y) in enumerate(batches, start=epoch * steps_per_epoch):
+            _seed_global_generators(device, config.seed, epoch, rank)
+            first_step = epoch * steps_per_epoch
+            meter = _Meter(first_step, world)
+            batches = split.batches(config.batch_size, generator=generator, **batches_of)
+            for step, (x, y) in enumerate(batches, start=first_step):
+                rate = learning_rate(step, total_steps, config)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, total, config)
+                    group["lr"] = rate
                 optimizer.zero_grad(set_to_none=False)
-                schemes, parts = draw(step), []
-                for k, choice in enumerate(schemes):
-                    # Every k-th image: each process then gives a scheme the images that one process would give it.
-                    images, labels = x[k :: len(schemes)], y[k :: len(schemes)]
-                    # A tensor gate gives every process a gradient for every parameter, whatever the scheme.
-                    gate = choice.as_tensor(accelerator.device) if world > 1 and complete else choice
+
+                schemes = draw_schemes(step)
+                parts = []
+                for k, one_scheme in enumerate(schemes):
+                    # Image i of the whole batch, over all processes, goes to scheme i modulo their number. So a scheme
+                    # sees the same images however many processes divide the batch.
+                    first = (k - rank * images_per_process) % len(schemes)
+                    images, labels = x[first :: len(schemes)].to(dtype), y[first :: len(schemes)]
+                    # A bool tensor gives every process a gradient for every parameter, whatever the scheme.
+                    connected = one_scheme.as_tensor(device) if gate_all else one_scheme
                     with autocast:
-                        scores = model(images, gate)
-                        loss = F.cross_entropy(scores.float(), labels, label_smoothing=config.label_smoothing)
+                        scores = model(images, connected)  # (B, classes)
+                        check_scores(scores, len(labels), data.num_classes)
+                        scores = scores.to(statistics_dtype(scores))
+                        loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
                     share = len(labels) / len(y)
-                    with accelerator.no_sync(model) if k + 1 < len(schemes) else nullcontext():
-                        accelerator.backward(loss * share)
+                    is_last = k + 1 == len(schemes)
+                    with model.no_sync() if world > 1 and not is_last else nullcontext():
+                        (loss * share).backward()
                     correct = (scores.argmax(1) == labels).sum()
                     parts.append(torch.stack([loss.detach() * share, correct, correct.new_tensor(len(labels))]))
-                meter.pending.append(torch.stack(parts).sum(0))
-                if (step + 1) % CHECK_EVERY == 0 or (step + 1) % steps_per_epoch == 0:
-                    meter.check()
-                    bar.set_postfix(epoch=epoch + 1, loss=f"{meter.loss:.3f}", accuracy=f"{meter.accuracy:.1f}%")
+
+                meter.add(torch.stack(parts).sum(0))
+                is_epoch_end = step + 1 == first_step + steps_per_epoch
+                if (step + 1) % CHECK_EVERY == 0 or is_epoch_end:
+                    loss, accuracy = meter.read()  # raises where a loss was not finite, before the weights are changed
+                    bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", accuracy=f"{accuracy:.1f}%")
                 optimizer.step()
                 bar.update()
-            record = {"epoch": epoch + 1, "step": step + 1, "lr": optimizer.param_groups[0]["lr"]}
-            history.append({**record, "loss": meter.loss, "accuracy": meter.accuracy})
+
+            record = {"epoch": epoch + 1, "step": step + 1, "lr": rate, "loss": loss, "accuracy": accuracy}
+            history.append(record | ({"precision": precision} if config.precision == "auto" else {}))
             if run is not None:
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
                 run.save_checkpoint({**state, "generator": generator.get_state(), "history": history})
-            accelerator.wait_for_everyone()
+            processes.wait_for_everyone()
     return history
 
 
+def _check_batches(config: TrainConfig, images: int, world: int, is_supernet: bool) -> None:
+    """`ValueError` unless the images can be divided into batches, over processes, and over the schemes of a step."""
+    is_possible = config.batch_size <= images and config.batch_size % world == 0
+    limits = f"at most {images}, the number of training images, and a multiple of {world}, the number of processes"
+    check("batch_size", config.batch_size, is_possible, limits)
+    schemes = SCHEMES_PER_STEP[config.sampler] if is_supernet else 1
+    if config.batch_size < schemes * world:
+        why = f"the sampler {config.sampler!r} divides the images of a step over {schemes} schemes"
+        on = f", on each of {world} processes" if world > 1 else ""
+        raise ValueError(f"batch_size must be at least {schemes * world}, got {config.batch_size}: {why}{on}")
+
+
+def _check_network(net: nn.Module, precision: str) -> None:
+    """`ValueError` unless the network can be trained in that precision."""
+    dtype = network_dtype(net)
+    if dtype == torch.float16:
+        advice = "use net.float(), with precision='bf16' for speed"
+        raise ValueError(f"a float16 network cannot be trained, as its gradients would vanish: {advice}")
+    if dtype == torch.float64 and precision == "bf16":
+        raise ValueError(
+            "precision bf16 is for float32 networks, this one is float64: use precision='fp32', or net.float()"
+        )
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError("there is nothing to train: no parameter of the network has requires_grad")
+
+
+def _warn_of_launcher(precision: str) -> None:
+    """`accelerate launch` passes options by environment variables; what decides here is the configuration."""
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", precision):
+        used = f"this training computes in {precision}, as TrainConfig.precision says"
+        warnings.warn(f"ACCELERATE_MIXED_PRECISION={mixed} is not used: {used}", stacklevel=3)
+    accumulated = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if accumulated != "1":
+        used = "every batch is a step here, of TrainConfig.batch_size images"
+        warnings.warn(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accumulated} is not used: {used}", stacklevel=3)
+
+
 def _schemes_of_a_step(
-    net: Network, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator, warm: float
+    net: Network, config: TrainConfig, scheme: Scheme | str, generator: torch.Generator, warm_steps: float
 ) -> Callable[[int], list[Scheme]]:
+    """The function that gives the schemes which divide the images of a step among them."""
     if isinstance(scheme, Scheme):
+        check_scheme(net, scheme)
         return lambda step: [scheme]
     check("scheme", scheme, scheme == "random", "a Scheme or 'random' (train a supernet)")
-    if any(module is None for _, _, module in net.connections()):
+    if not _is_complete(net):
         raise ValueError(f"a supernet needs attention at every block, but this network has it at {net.scheme} only")
-    full, sampler = Scheme.full(net.stages), SAMPLERS[config.sampler]
-    return lambda step: [full] if step < warm else sampler(net.stages, generator)
+    full = Scheme.full(net.stages)
+    sampler = SAMPLERS[config.sampler]
+    return lambda step: [full] if step < warm_steps else sampler(net.stages, generator)
+
+
+def _is_complete(net: Network) -> bool:
+    """Whether every block has an attention module that it can be connected to."""
+    return all(module is not None for _, _, module in net.connections())
+
+
+def _on_all_processes(net: Network, scheme: Scheme | str, device: torch.device, world: int) -> nn.Module:
+    """The network, whose gradients are averaged over all processes where there are several."""
+    if world == 1:
+        return net
+    # Where every block has a module, they are gated, and each parameter gets a gradient. Otherwise modules that the
+    # scheme does not connect are skipped, and must not be waited for.
+    is_skipping = False
+    if isinstance(scheme, Scheme) and not _is_complete(net):
+        connections = list(zip(net.connections(), scheme.bits, strict=True))
+        used = {module for (_, _, module), connected in connections if connected}
+        is_skipping = any(module is not None and module not in used for (_, _, module), _ in connections)
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=is_skipping)
+
+
+def _seed_global_generators(device: torch.device, *numbers: int) -> None:
+    """Seed what modules draw from. It is done anew in each epoch, so that no state need be in a checkpoint.
+
+    Args:
+        device: its generator is seeded beside the CPU's.
+        numbers: what the seed is a function of.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+
+
+@contextmanager
+def _zero_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Gradients begin as zeros, not None: a module that a step skips is treated as one that is gated off."""
+    try:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.grad = None
 
 
 class _Meter:
-    """Loss and accuracy of an epoch so far, over all processes, fetched from the device only now and then."""
+    """Loss and accuracy of an epoch so far, over all processes.
 
-    def __init__(self, accelerator: Accelerator, first_step: int) -> None:
-        self.accelerator, self.first_step = accelerator, first_step
-        self.pending: list[Tensor] = []  # (loss, correct, count) of each step
-        self.rows = torch.empty(0, 3, dtype=torch.float64)  # the same, over all processes
+    Each step's numbers stay on the device until they are read, as each reading waits for the device.
+    """
 
-    def check(self) -> None:
-        """Take in what is pending; raise if a step's loss is not finite."""
-        self.rows = torch.cat([self.rows, self.accelerator.reduce(torch.stack(self.pending), "sum").cpu()])
-        self.pending.clear()
-        bad = (~self.rows[:, 0].isfinite()).nonzero().flatten().tolist()
-        if bad:
-            advice = "try a lower lr (a tenth of it), precision fp32 instead of bf16, and look for broken values in the"
-            loss, step = self.rows[bad[0], 0].item(), self.first_step + bad[0]
+    def __init__(self, first_step: int, world: int) -> None:
+        self.first_step = first_step
+        self.world = world
+        self.unread: list[Tensor] = []  # (loss, correct, images) of each step on this process
+        self.steps = torch.empty(0, 3, dtype=torch.float64)  # the same, summed over all processes
+
+    def add(self, numbers: Tensor) -> None:
+        """Note a step's (loss, correct answers, images), a tensor (3,)."""
+        self.unread.append(numbers)
+
+    def read(self) -> tuple[float, float]:
+        """The mean loss of the steps so far, and the accuracy in %.
+
+        Raises:
+            NonFiniteLossError: if a step's loss is not finite.
+        """
+        unread = torch.stack(self.unread)  # (steps, 3)
+        self.unread.clear()
+        if self.world > 1:
+            unread = reduce(unread, "sum")
+        self.steps = torch.cat([self.steps, unread.cpu()])
+        broken = (~self.steps[:, 0].isfinite()).nonzero().flatten().tolist()
+        if broken:
+            loss, step = self.steps[broken[0], 0].item(), self.first_step + broken[0]
             what = f"the loss is {loss} at step {step} (finite until then)"
+            advice = "try a lower lr (a tenth of it), precision fp32 instead of bf16, and look for broken values in the"
             raise NonFiniteLossError(f"{what}; {advice} images or weights")
-        loss, correct, count = self.rows.sum(0).tolist()
-        self.loss = loss / len(self.rows) / self.accelerator.num_processes
-        self.accuracy = 100 * correct / count
+        loss, correct, images = self.steps.sum(0).tolist()
+        return loss / len(self.steps) / self.world, 100 * correct / images

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_data, tiny_net
+from tiny import STAGES, tiny_data, tiny_net
+from torch import nn
 
+from ean_lib import devices
 from ean_lib.data import Data, Split
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.training import NonFiniteLossError, TrainConfig, learning_rate, train
@@ -186,41 +191,79 @@ def test_step_schedule_drops_at_its_milestones() -> None:
 
 
 WORKER = Path(__file__).resolve().parents[1] / "distributed_worker.py"
+TRAININGS = (
+    "fixed", "none", "uniform", "complementary", "complementary, uneven", "sandwich, uneven", "frozen", "skipping"
+)  # fmt: skip
 
 
-def run_processes(world: int, case: str, out: Path) -> None:
+def run_processes(world: int, case: str, out: Path, launched: bool = True) -> Path:
     """Run the worker in `world` gloo processes, which write into the folder."""
     out.mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"] if launched else []
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(WORKER.parent), str(WORKER.parent.parent)]),
     }
-    command = [*(launcher if world > 1 else [sys.executable]), str(WORKER), case, str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+    command = [sys.executable, *launcher, str(WORKER), case, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    return out
 
 
-def trained_by(world: int, case: str, out: Path) -> dict:
-    """What the first of `world` processes has trained."""
-    run_processes(world, case, out)
-    state, history = torch.load(out / "state.pt", weights_only=True), json.loads((out / "history.json").read_text())
-    return {**state, "history": history}
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process trains."""
+    return run_processes(1, "training", tmp_path_factory.mktemp("trained") / "alone", launched=False)
 
 
-@pytest.mark.parametrize("case", ["fixed", "uniform", "complementary", "none"])
-def test_two_processes_compute_what_one_computes_on_the_joined_batch(case: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes train."""
+    return run_processes(2, "training", tmp_path_factory.mktemp("trained") / "together")
+
+
+def read_training(folder: Path) -> tuple[dict, dict, dict]:
+    """The first step's gradients, the weights at the end, and the record of the epoch."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    return state["gradients"], state["net"], json.loads((folder / "history.json").read_text())[0]
+
+
+@pytest.mark.parametrize("case", TRAININGS)
+def test_two_processes_compute_what_one_computes_on_the_joined_batch(case: str, alone: Path, together: Path) -> None:
     """First step's gradients, and the weights after an epoch; case none: all schemes off must not hang."""
-    alone, together = trained_by(1, case, tmp_path / "one"), trained_by(2, case, tmp_path / "two")
-    assert alone["gradients"].keys() == together["gradients"].keys()
-    for name, gradient in alone["gradients"].items():
-        difference = (together["gradients"][name] - gradient).norm().item()
-        assert difference <= 1e-5 * gradient.norm().item() + 1e-7, name
-    for name, weight in alone["net"].items():
-        assert torch.allclose(together["net"][name], weight, rtol=1e-4, atol=1e-5), name
-    assert together["history"][0]["loss"] == pytest.approx(alone["history"][0]["loss"], rel=1e-4)
-    assert together["history"][0]["accuracy"] == pytest.approx(alone["history"][0]["accuracy"], abs=1e-3)
+    gradients, weights, record = read_training(alone / case)
+    gradients_2, weights_2, record_2 = read_training(together / case)
+    assert gradients_2.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        difference = (gradients_2[name] - gradient).norm().item()
+        assert difference <= 1e-9 * gradient.norm().item() + 1e-12, name
+    for name, weight in weights.items():
+        assert torch.allclose(weights_2[name], weight, rtol=1e-7, atol=1e-9), name
+    assert record_2["loss"] == pytest.approx(record["loss"], rel=1e-9)
+    assert record_2["accuracy"] == pytest.approx(record["accuracy"], abs=1e-3)
+
+
+def test_one_process_under_a_launcher_computes_what_one_without_computes(alone: Path, tmp_path: Path) -> None:
+    launched = run_processes(1, "training", tmp_path / "launched")
+    for case in TRAININGS:
+        _, weights, record = read_training(alone / case)
+        _, weights_2, record_2 = read_training(launched / case)
+        assert equal(weights_2, weights), case
+        assert record_2 == record, case
+
+
+def test_a_network_that_two_processes_have_trained_waits_for_no_other_process(together: Path) -> None:
+    """Its BatchNorms were joined; a scorer on one process alone re-estimates their statistics."""
+    after = json.loads((together / "after.json").read_text())
+    assert after["kinds"] == ["BatchNorm2d"]
+    assert 0 <= after["scores"][0] <= 100
+
+
+def test_two_processes_refuse_a_batch_that_leaves_a_scheme_without_images(alone: Path, together: Path) -> None:
+    message = (together / "refused.txt").read_text()
+    assert message.startswith("batch_size must be at least 8, got 4: the sampler 'sandwich' divides the images")
+    assert not (alone / "refused.txt").exists()  # one process has an image for each of the four schemes
 
 
 def test_every_process_gets_the_results_of_the_pipeline_however_long_the_first_one_writes(tmp_path: Path) -> None:
@@ -230,3 +273,198 @@ def test_every_process_gets_the_results_of_the_pipeline_however_long_the_first_o
     trained, found, retrained, scores, costs = json.loads(first)
     assert trained["epochs"] == 1 and retrained["scheme"] == found["scheme"]
     assert list(scores["own"]) == list(costs) == ["0-0", "0-1", "1-0", "1-1"]
+
+
+def train_tiny(net: nn.Module, config: TrainConfig = FAST, scheme: Scheme | str = "random", **options: object) -> list:
+    return train(net, tiny_data(), config, scheme, **({"device": "cpu", "progress": False} | options))
+
+
+def test_frozen_parameters_stay_as_they_are_to_the_bit_and_the_others_learn() -> None:
+    net = tiny_net("se")
+    net.conv1.requires_grad_(False)
+    net.layer1.attention.requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    train_tiny(net, dataclasses.replace(FAST, epochs=4))
+    after = net.state_dict()
+    frozen = [name for name in before if name.startswith(("conv1.", "layer1.attention."))]
+    assert frozen
+    assert all(torch.equal(after[name], before[name]) for name in frozen)
+    assert not torch.equal(after["layer1.0.conv1.weight"], before["layer1.0.conv1.weight"])
+    assert [p.requires_grad for p in net.conv1.parameters()] == [False]
+
+
+def test_a_network_without_a_parameter_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to train: no parameter of the network has requires_grad"):
+        train_tiny(tiny_net("se").requires_grad_(False))
+
+
+def test_modules_that_are_in_eval_mode_stay_in_it_unless_the_whole_network_is() -> None:
+    net = tiny_net("se")
+    net.bn1.eval()
+    before = copy.deepcopy(net.state_dict())
+    train_tiny(net)
+    assert not net.bn1.training and net.layer1.training
+    assert torch.equal(net.bn1.running_mean, before["bn1.running_mean"])
+    assert not torch.equal(net.layer1.get_submodule("0").bn1.running_mean, before["layer1.0.bn1.running_mean"])
+    loaded = tiny_net("se").eval()  # as load_network gives it
+    train_tiny(loaded)
+    assert all(module.training for module in loaded.modules())
+    assert equal(loaded.state_dict(), weights_after(FAST))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_of_another_type_is_trained_and_evaluated_in_it(dtype: torch.dtype) -> None:
+    net = tiny_net("se").to(dtype)
+    history = train_tiny(net)
+    assert all(value.dtype == dtype for value in net.state_dict().values() if value.is_floating_point())
+    assert math.isfinite(history[-1]["loss"])
+    assert evaluate(net, tiny_data().val, device="cpu") in {100 * n / 60 for n in range(61)}
+
+
+def test_float64_computes_what_float32_computes() -> None:
+    single, double = tiny_net("se"), tiny_net("se").double()
+    one_step = dataclasses.replace(FAST, epochs=1, batch_size=60)
+    losses = [train_tiny(net, one_step)[0]["loss"] for net in (single, double)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "message"),
+    [
+        (torch.float16, "fp32", "a float16 network cannot be trained"),
+        (torch.float64, "bf16", "precision bf16 is for float32 networks, this one is float64"),
+    ],
+)
+def test_a_type_that_cannot_be_trained_is_refused(dtype: torch.dtype, precision: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_tiny(tiny_net("se").to(dtype), dataclasses.replace(FAST, precision=precision))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "batch_size", "schemes"), [("sandwich", 2, 4), ("sandwich", 3, 4), ("complementary", None, 2)]
+)
+def test_a_batch_that_leaves_a_scheme_without_images_is_refused(
+    sampler: str, batch_size: int | None, schemes: int
+) -> None:
+    if batch_size is None:  # the smallest batch that a configuration takes is enough
+        train_tiny(tiny_net("se"), dataclasses.replace(FAST, epochs=1, batch_size=schemes, sampler=sampler))
+        return
+    expected = f"batch_size must be at least 4, got {batch_size}: the sampler 'sandwich' divides .* over 4 schemes"
+    with pytest.raises(ValueError, match=expected):
+        train_tiny(tiny_net("se"), dataclasses.replace(FAST, batch_size=batch_size, sampler=sampler))
+    train_tiny(tiny_net("se"), dataclasses.replace(FAST, batch_size=batch_size), Scheme.full(STAGES))
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", *(["cuda"] if not torch.cuda.is_available() else [])])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_changed(device: str) -> None:
+    net = tiny_net("se").eval()
+    for use in (lambda: train_tiny(net, device=device), lambda: evaluate(net, tiny_data().val, device=device)):
+        with pytest.raises(ValueError, match=f"there is no device '{device}' here .* try 'cpu', or 'auto'"):
+            use()
+    assert not net.training
+    assert equal(net.state_dict(), tiny_net("se").state_dict())
+
+
+def test_fewer_outputs_than_classes_are_answered_with_what_to_do() -> None:
+    net = build_network("resnet20", "se", num_classes=3, width=8, blocks=STAGES, seed=0)
+    for use in (lambda: train_tiny(net), lambda: evaluate(net, tiny_data().val, device="cpu")):
+        with pytest.raises(ValueError, match=r"has 3 outputs, but the labels go up to class 3: .* num_classes=4"):
+            use()
+
+
+def test_weights_that_are_not_finite_have_no_accuracy() -> None:
+    """The highest of eight NaN is the first, which would be right for one picture of eight."""
+    net = tiny_net("se")
+    with torch.no_grad():
+        net.layer2.get_submodule("0").conv1.weight[0] = float("nan")
+    with pytest.raises(ValueError, match=r"no accuracy: the network's layer2\.0\.conv1\.weight holds such values"):
+        evaluate(net, tiny_data().val, device="cpu")
+    assert net.training
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8"),
+    ],
+)
+def test_the_configuration_decides_and_not_the_launcher(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = weights_after(FAST)
+    monkeypatch.setenv(variable, value)
+    with pytest.warns(UserWarning, match=f"{variable}={value} is not used"):
+        assert equal(weights_after(FAST), expected)
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_other_variables_of_the_launcher_change_nothing(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = weights_after(FAST)
+    monkeypatch.setenv(variable, "INDUCTOR" if variable.endswith("BACKEND") else "true")
+    assert equal(weights_after(FAST), expected)
+
+
+def net_with_dropout() -> nn.Module:
+    net = tiny_net("se")
+    net.fc = nn.Sequential(nn.Dropout(0.5), net.fc)  # draws from torch's global generator
+    return net
+
+
+def test_a_module_that_draws_random_numbers_repeats_and_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(FAST, epochs=3)
+    nets = [net_with_dropout() for _ in range(3)]
+    torch.manual_seed(1)
+    train_tiny(nets[0], config)
+    torch.manual_seed(2)  # what the caller draws from makes no difference
+    train_tiny(nets[1], config)
+    assert equal(nets[0].state_dict(), nets[1].state_dict())
+    save = Run.save_checkpoint
+
+    def save_and_die(run: Run, *arguments: object) -> None:
+        save(run, *arguments)
+        raise Killed
+
+    run = Run(tmp_path / "run", {})
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "save_checkpoint", save_and_die)
+        train_tiny(net_with_dropout(), config, run=run)
+    run.close()
+    train_tiny(nets[2], config, run=Run(tmp_path / "run", {}))
+    assert equal(nets[0].state_dict(), nets[2].state_dict())
+    other = net_with_dropout()
+    train_tiny(other, dataclasses.replace(config, seed=1))
+    assert not equal(nets[0].state_dict(), other.state_dict())
+
+
+def test_training_leaves_what_is_not_its_own_as_it_was_also_after_an_error() -> None:
+    flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    for is_broken in (False, True):
+        net = net_with_dropout()
+        if is_broken:
+            net.fc[1].weight.data.fill_(float("nan"))
+        torch.manual_seed(7)
+        expected = torch.rand(1)
+        torch.manual_seed(7)
+        with pytest.raises(NonFiniteLossError) if is_broken else nullcontext():
+            train_tiny(net)
+        assert torch.equal(torch.rand(1), expected)
+        assert all(parameter.grad is None for parameter in net.parameters())
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == flags
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_auto_is_the_one_that_the_device_has_instructions_for_and_is_recorded(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"bf16": "fpu avx512_bf16 amx_tile", "fp32": "fpu avx512f"}[precision]
+    monkeypatch.setattr(devices, "_cpu_info", lambda *keys: flags)
+    named, chosen = tiny_net("se"), tiny_net("se")
+    assert "precision" not in train_tiny(named, dataclasses.replace(FAST, precision=precision))[0]
+    history = train_tiny(chosen, dataclasses.replace(FAST, precision="auto"))
+    assert [record["precision"] for record in history] == [precision] * 2
+    assert equal(named.state_dict(), chosen.state_dict())

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ean_lib.checks import check
 from ean_lib.data import Data
+from ean_lib.devices import find_processes
 from ean_lib.experiments.task import Share, Task
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.measure import measure
@@ -48,7 +49,7 @@ def open_run(out: Path, kind: str, task: Task, runtime: Runtime, seed: int, **co
     task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
     origin = {"seed": seed, "data": data.train.checksum}
     full = {"kind": kind, "task": dataclasses.asdict(task), **origin, **config}
-    state = PartialState(cpu=runtime.device == "cpu")
+    _, state = find_processes(runtime.device)
     with state.main_process_first():
         return Run(out, full, origin, writer=state.is_main_process), data
 

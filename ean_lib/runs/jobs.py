@@ -13,11 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from ean_lib.checks import check_number
-from ean_lib.devices import find_device
+from ean_lib.devices import find_processes
 from ean_lib.runs.run import BusyError
 from ean_lib.runs.runtime import Runtime
 
@@ -38,8 +37,9 @@ def run_jobs(jobs: Sequence[Job], runtime: Runtime = Runtime(), workers: int | N
             a job has one thread, also where it is the only job.
     """
     if workers is None:
-        alone = PartialState(cpu=runtime.device == "cpu").num_processes == 1
-        workers = torch.get_num_threads() if alone and find_device(runtime.device).type == "cpu" else 1
+        device, processes = find_processes(runtime.device)
+        alone = processes.num_processes == 1
+        workers = torch.get_num_threads() if alone and device.type == "cpu" else 1
     check_number("workers", workers, low=1, whole=True)
     shown = dataclasses.replace(runtime, progress=runtime.progress and (workers == 1 or sys.stderr.isatty()))
     left = list(jobs)

@@ -133,11 +133,16 @@ def _in_words(limit: Ge | Gt | Le | Lt) -> str:
             return f"below {bound}"
 
 
-def check_odd(name: str, value: Any) -> None:
-    """`ValueError` unless value is a positive odd number, as the size of a convolution that keeps its map's size is."""
+def check_odd(name: str, value: Any) -> int:
+    """`ValueError` unless value is a positive odd number, as the size of a convolution that keeps its map's size is.
+
+    Returns:
+        The value as Python's own number.
+    """
     number = plain(value)
     condition = _is_number(number, whole=True) and number > 0 and number % 2 == 1
     check(name, value, condition, "a positive odd number")
+    return number
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

@@ -17,24 +17,40 @@ from typing import Any
 
 import torch
 
-from ean_lib.checks import check, check_number
+from ean_lib.checks import check, check_number, plain
 
+MAX_BLOCKS = 10_000  # more is a mistake, and would fill the memory before anybody could say so
 MAX_ENUMERATED_BLOCKS = 20  # 2^20 is about a million schemes
 
 
 def _bit(value: Any, position: int) -> bool:
-    if hasattr(value, "tolist"):  # a number out of a numpy array or a tensor
-        value = value.tolist()
-    if isinstance(value, Integral) and value in (0, 1):  # bools are integers too
-        return bool(value)
+    bit = plain(value)
+    if isinstance(bit, Integral) and bit in (0, 1):  # bools are integers too
+        return bool(bit)
     raise ValueError(f"block {position} of a scheme must be 0, 1, False or True, got {short(value)}")
 
 
+def _listed(value: Any) -> Any:
+    """Plain lists in place of an array or a tensor; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _is_block_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= MAX_BLOCKS
+
+
 def _check_stages(stages: Any) -> tuple[int, ...]:
-    counts = tuple(stages) if isinstance(stages, Sequence) and not isinstance(stages, str | bytes) else ()
-    fine = len(counts) > 0 and all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in counts)
-    check("stages", stages, fine, "the positive numbers of blocks of the stages, such as (3, 4, 6, 3)")
-    return tuple(map(int, counts))
+    """The blocks per stage as Python's own numbers."""
+    listed = _listed(stages)
+    counts = [plain(count) for count in listed] if _is_list(listed) else []
+    are_counts = len(counts) > 0 and all(_is_block_count(count) for count in counts)
+    expected = "the positive numbers of blocks of the stages, such as (3, 4, 6, 3)"
+    check("stages", stages, are_counts and sum(counts) <= MAX_BLOCKS, f"{expected}, at most {MAX_BLOCKS:,} in all")
+    return tuple(int(count) for count in counts)
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,9 @@ class Scheme:
 
     def __post_init__(self) -> None:
         stages = _check_stages(self.stages)
-        bits = tuple(_bit(value, position) for position, value in enumerate(self.bits))
+        listed = _listed(self.bits)
+        check("the bits of a scheme", self.bits, _is_list(listed), "a sequence of 0 and 1, one per block")
+        bits = tuple(_bit(value, position) for position, value in enumerate(listed))
         if len(bits) != sum(stages):
             raise ValueError(f"a scheme for stages {stages} needs {sum(stages)} bits, one per block, got {len(bits)}")
         object.__setattr__(self, "bits", bits)
@@ -77,8 +95,10 @@ class Scheme:
         wanted = None if stages is None else _check_stages(stages)
         scheme = cls._read(value, wanted)
         if wanted is not None and scheme.stages != wanted:
-            given = f"the scheme {short(str(scheme))} is for stages of {scheme.stages} blocks, but stages of {wanted}"
-            raise ValueError(f'{given} blocks are expected: write one bit per block, such as "{cls.full(wanted)}"')
+            raise ValueError(
+                f"the scheme {short(str(scheme))} is for stages of {scheme.stages} blocks, but stages of {wanted} "
+                f'blocks are expected: write one bit per block, such as "{cls.full(wanted)}"'
+            )
         return scheme
 
     @classmethod
@@ -86,39 +106,55 @@ class Scheme:
         """`parse` without its last check: `wanted` is used only where the value does not tell the stages."""
         if isinstance(value, Scheme):
             return value
-        if isinstance(value, str) and value.strip().startswith(("[", "{", '"')):
-            try:
-                read = json.loads(value)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"the scheme {short(value)} looks like JSON but cannot be read: {error}") from None
-            return cls._read(read, wanted)
-        if isinstance(value, Mapping):
-            if "bits" not in value or not set(value) <= {"bits", "stages"}:
-                keys = short(list(value))
-                raise ValueError(f'a scheme given as a mapping needs the key "bits" and may have "stages", got {keys}')
-            return cls.parse(value["bits"], value.get("stages") or wanted)
         if isinstance(value, str):
-            parts = value.strip().split("-")
-            written = all(parts) and set("".join(parts)) <= set("01")
-            check("a scheme", value, written, 'written with 0 and 1 and single dashes between stages, like "110-0011"')
-            value = [[int(character) for character in part] for part in parts]
-            value = value[0] if wanted and len(value) == 1 else value
-        if hasattr(value, "tolist"):  # tensors and numpy arrays
-            value = value.tolist()
-        listed = isinstance(value, Sequence) and not isinstance(value, bytes | bytearray)
+            return cls._read_text(value, wanted)
+        if isinstance(value, Mapping):
+            return cls._read_mapping(value, wanted)
+        listed = _listed(value)
         forms = 'a text such as "110-0011", a sequence of 0 and 1, one such sequence per stage, or JSON of these'
-        check("a scheme", value, listed, forms)
-        if value and all(isinstance(part, Sequence) and not isinstance(part, str) for part in value):
-            return cls(tuple(bit for part in value for bit in part), tuple(map(len, value)))
+        check("a scheme", listed, _is_list(listed), forms)
+        parts = [_listed(part) for part in listed]
+        if parts and all(_is_list(part) for part in parts):
+            bits = tuple(bit for part in parts for bit in part)
+            return cls(bits, tuple(len(part) for part in parts))
         if wanted is None:
             advice = 'give `stages`, such as (3, 4), or write it as "110-0011" or [[1, 1, 0], [0, 0, 1, 1]]'
             raise ValueError(f"the flat scheme {short(value)} does not say where its stages end: {advice}")
-        return cls(tuple(value), wanted)
+        return cls(tuple(listed), wanted)
+
+    @classmethod
+    def _read_text(cls, text: str, wanted: tuple[int, ...] | None) -> Scheme:
+        """A text such as "110-0011", or JSON."""
+        text = text.strip()
+        if text.startswith(("[", "{", '"')):
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"the scheme {short(text)} looks like JSON but cannot be read: {error}") from None
+            return cls._read(value, wanted)
+        parts = text.split("-")
+        is_written = all(parts) and set("".join(parts)) <= set("01")
+        check("a scheme", text, is_written, 'written with 0 and 1 and single dashes between stages, like "110-0011"')
+        bits = tuple(character == "1" for part in parts for character in part)
+        if len(parts) == 1 and wanted is not None:
+            return cls(bits, wanted)
+        return cls(bits, tuple(len(part) for part in parts))
+
+    @classmethod
+    def _read_mapping(cls, value: Mapping[str, Any], wanted: tuple[int, ...] | None) -> Scheme:
+        """{"bits": any other form, "stages": optional}."""
+        has_keys = "bits" in value and set(value) <= {"bits", "stages"}
+        if not has_keys or isinstance(value["bits"], Mapping):
+            keys = short(list(value))
+            raise ValueError(f'a scheme given as a mapping needs the key "bits" and may have "stages", got {keys}')
+        stages = value.get("stages")
+        return cls.parse(value["bits"], wanted if stages is None else stages)
 
     @classmethod
     def full(cls, stages: Sequence[int]) -> Scheme:
         """Every block connected (Share-full, or Org-full where nothing is shared)."""
-        return cls((True,) * sum(_check_stages(stages)), tuple(stages))
+        stages = _check_stages(stages)
+        return cls((True,) * sum(stages), stages)
 
     @classmethod
     def none(cls, stages: Sequence[int]) -> Scheme:
@@ -138,7 +174,7 @@ class Scheme:
         if connected is None:
             bits = torch.randint(2, (blocks,), generator=generator, device=generator.device)
         else:
-            check_number("connected", connected, high=blocks, whole=True)
+            connected = check_number("connected", connected, high=blocks, whole=True)
             bits = torch.randperm(blocks, generator=generator, device=generator.device) < connected
         return cls(tuple(bits.tolist()), stages)
 
@@ -149,10 +185,11 @@ class Scheme:
         Raises:
             ValueError: above 20 blocks.
         """
-        blocks = sum(_check_stages(stages))
+        stages = _check_stages(stages)
+        blocks = sum(stages)
         limit = f"at most {MAX_ENUMERATED_BLOCKS} blocks where all schemes are listed; draw some with `Scheme.random`"
-        check("stages", tuple(stages), blocks <= MAX_ENUMERATED_BLOCKS, limit)
-        return (cls(bits, tuple(stages)) for bits in itertools.product((False, True), repeat=blocks))
+        check("stages", stages, blocks <= MAX_ENUMERATED_BLOCKS, limit)
+        return (cls(bits, stages) for bits in itertools.product((False, True), repeat=blocks))
 
     @property
     def connected(self) -> int:
@@ -175,7 +212,7 @@ class Scheme:
         return torch.tensor(self.bits, dtype=torch.bool, device=device)
 
     def __str__(self) -> str:
-        return "-".join("".join("1" if bit else "0" for bit in part) for part in self.per_stage)
+        return "-".join("".join(str(int(bit)) for bit in part) for part in self.per_stage)
 
     def __len__(self) -> int:
         return len(self.bits)

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ean_lib.schemes import Scheme
@@ -137,6 +137,9 @@ BAD = {
     "extra keys": ({"bits": "110", "note": 1}, None, 'may have "stages"'),
     "two stage claims": ({"bits": [1, 0, 1], "stages": [1, 2]}, (2, 1), r"for stages of \(1, 2\) blocks"),
     "scheme of another network": (Scheme.full((3,)), (2, 1), r"for stages of \(3,\) blocks, .* \"11-1\""),
+    "a mapping in a mapping": ({"bits": {"bits": "110"}}, None, 'needs the key "bits"'),
+    "stages without end": ("110", (10**12,), r"at most 10,000 in all, got \(1000000000000,\)"),
+    "mapping with stages of 0": ({"bits": [1], "stages": 0}, (1,), "stages must be .* got 0"),
     "stages a number": ("110", 3, r"stages must be the positive numbers .* got 3"),
     "stages empty": ("110", (), r"stages must be .* got \(\)"),
     "stages zero": ("110", (3, 0), "stages must be"),
@@ -157,6 +160,63 @@ def test_bad_input_says_what_was_expected_and_what_came(value, stages, message):
 def test_any_other_input_is_a_scheme_or_a_value_error(value):
     with contextlib.suppress(ValueError):
         assert isinstance(Scheme.parse(value, (2, 1)), Scheme)
+
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.binary(max_size=3),
+        st.sampled_from(["11-0", "110", '{"bits": "110"}', "[1, 1, 0]"]),
+        st.integers(0, 2).map(np.int64), st.integers(0, 2).map(torch.tensor), st.booleans().map(np.bool_),
+        st.lists(st.integers(0, 2), max_size=4).map(np.array),
+        st.lists(st.integers(0, 2), max_size=4).map(torch.tensor),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.tuples(inner, inner), st.sets(st.integers(0, 2)),
+        st.dictionaries(st.sampled_from(["bits", "stages", "x"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(value=ANYTHING, stages=ANYTHING)
+def test_schemes_answer_anything_with_a_scheme_or_a_sentence(value, stages):
+    generator = torch.Generator().manual_seed(0)
+    calls = [
+        lambda: Scheme(value, stages),
+        lambda: Scheme(value, (2, 1)),
+        lambda: Scheme.parse(value, stages),
+        lambda: Scheme.parse(value, (2, 1)),
+        lambda: Scheme.parse(json.dumps(value, default=str)),
+        lambda: Scheme.full(stages),
+        lambda: Scheme.none(stages),
+        lambda: next(Scheme.all_of(stages)),
+        lambda: Scheme.random(stages, generator),
+        lambda: Scheme.random((2, 1), generator, connected=value),
+    ]
+    for call in calls:
+        try:
+            scheme = call()
+        except ValueError as error:
+            assert len(str(error).split()) >= 4, str(error)
+        else:
+            assert all(type(bit) is bool for bit in scheme.bits) and all(type(n) is int for n in scheme.stages)
+            assert Scheme.parse(str(scheme)) == scheme
+
+
+def test_stages_and_bits_of_numpy_and_torch_are_stored_as_pythons():
+    written = Scheme.parse("110-01")
+    for stages in (np.array([3, 2]), torch.tensor([3, 2]), [np.int64(3), torch.tensor(2)], torch.Size([3, 2])):
+        for bits in (
+            np.array([1, 1, 0, 0, 1]),
+            torch.tensor([1, 1, 0, 0, 1]) > 0,
+            [np.int8(1), 1, np.bool_(0), 0, True],
+        ):
+            assert Scheme(bits, stages) == Scheme.parse(bits, stages) == written
+            assert json.dumps(Scheme(bits, stages).stages) == "[3, 2]"
+        assert Scheme.full(stages).stages == (3, 2) and len(list(Scheme.all_of(stages))) == 32
+    assert Scheme.parse([np.array([1, 1, 0]), torch.tensor([0, 1])]) == written
+    assert Scheme.random((3, 2), torch.Generator(), connected=np.int64(2)).connected == 2
 
 
 @pytest.mark.parametrize("connected", [-1, 4, 1.0, True, "2"])

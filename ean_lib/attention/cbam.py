@@ -29,19 +29,26 @@ class CBAM(nn.Module):
     ) -> None:
         super().__init__()
         reduced = reduced_channels(channels, rd_ratio, rd_channels)
-        check_odd("spatial_kernel_size", spatial_kernel_size)
+        size = check_odd("spatial_kernel_size", spatial_kernel_size)
         self.fc1 = nn.Conv2d(channels, reduced, 1, bias=False)
         self.fc2 = nn.Conv2d(reduced, channels, 1, bias=False)
-        self.spatial = nn.Conv2d(2, 1, spatial_kernel_size, padding=spatial_kernel_size // 2, bias=False)
+        self.spatial = nn.Conv2d(2, 1, size, padding=size // 2, bias=False)
 
     def _mlp(self, pooled: Tensor) -> Tensor:
-        return self.fc2(torch.relu(self.fc1(pooled.to(self.fc1.weight.dtype))))
+        hidden = torch.relu(self.fc1(pooled.to(self.fc1.weight.dtype)))
+        return self.fc2(hidden)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """(B, C, H, W) -> (B, C, H, W)."""
-        channel_gate = torch.sigmoid(self._mlp(average_pool(x)) + self._mlp(x.amax((2, 3), keepdim=True)))
+        # Which channels: (B, C, 1, 1).
+        from_mean = self._mlp(average_pool(x))
+        from_maximum = self._mlp(x.amax((2, 3), keepdim=True))
+        channel_gate = torch.sigmoid(from_mean + from_maximum)
         x = x * channel_gate.to(x.dtype)
+
+        # Which positions: (B, 1, H, W).
         mean = x.mean(1, keepdim=True, dtype=statistics_dtype(x))
-        maps = torch.cat([mean, x.amax(1, keepdim=True).to(mean.dtype)], dim=1)  # (B, 2, H, W)
+        maximum = x.amax(1, keepdim=True).to(mean.dtype)
+        maps = torch.cat([mean, maximum], dim=1)  # (B, 2, H, W)
         spatial_gate = torch.sigmoid(self.spatial(maps.to(self.spatial.weight.dtype)))
         return x * spatial_gate.to(x.dtype), state

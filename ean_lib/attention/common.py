@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ean_lib.checks import check, check_number
+from ean_lib.checks import check, check_number, plain
 
 State = Any  # None, a tensor or a tuple of tensors
 
@@ -17,13 +17,13 @@ def reduced_channels(channels: int, rd_ratio: float, rd_channels: int | None) ->
     Raises:
         ValueError: if a number of channels is not a positive integer, or `rd_ratio` is not in (0, 1].
     """
-    check_number("channels", channels, low=1, whole=True)
+    channels = check_number("channels", channels, low=1, whole=True)
     if rd_channels is not None:
-        check_number("rd_channels", rd_channels, low=1, whole=True)
-        return rd_channels
-    fine = isinstance(rd_ratio, Real) and not isinstance(rd_ratio, bool) and 0 < rd_ratio <= 1
-    check("rd_ratio", rd_ratio, fine, "the bottleneck's share of the channels, above 0 and at most 1, such as 1/16")
-    return max(1, int(channels * rd_ratio))
+        return check_number("rd_channels", rd_channels, low=1, whole=True)
+    ratio = plain(rd_ratio)
+    is_share = isinstance(ratio, Real) and not isinstance(ratio, bool) and 0 < ratio <= 1
+    check("rd_ratio", ratio, is_share, "the bottleneck's share of the channels, above 0 and at most 1, such as 1/16")
+    return max(1, int(channels * ratio))
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

@@ -36,18 +36,25 @@ class DIA(nn.Module):
     def step(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """The new state (h, c), each (B, C), which is kept in float32 for half precision too."""
         pooled = average_pool(x).flatten(1)  # (B, C)
-        h, c = (torch.zeros_like(pooled), torch.zeros_like(pooled)) if state is None else state
-        weights = self.ih[0].weight.dtype
-        gates = (self.ih(pooled.to(weights)) + self.hh(h.to(weights))).to(pooled.dtype)  # (B, 4C)
-        enter, forget, cell, leave = gates.chunk(4, dim=1)
+        if state is None:
+            h, c = torch.zeros_like(pooled), torch.zeros_like(pooled)
+        else:
+            h, c = state
+        dtype = self.ih[0].weight.dtype
+        signals = self.ih(pooled.to(dtype)) + self.hh(h.to(dtype))  # (B, 4C)
+        # In the order of the official checkpoints: input, forget, cell, output.
+        enter, forget, cell, leave = signals.to(pooled.dtype).chunk(4, dim=1)
         c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(cell)
-        return torch.sigmoid(leave) * torch.sigmoid(c), c
+        h = torch.sigmoid(leave) * torch.sigmoid(c)
+        return h, c
 
     def gate(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C), between 0 and 1: the hidden state h."""
-        return self.step(x, state)[0]
+        h, _ = self.step(x, state)
+        return h
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, C, H, W) -> (B, C, H, W) and the new state."""
         h, c = self.step(x, state)
-        return x * h[:, :, None, None].to(x.dtype), (h, c)
+        gate = h[:, :, None, None].to(x.dtype)
+        return x * gate, (h, c)

@@ -19,20 +19,30 @@ def register_attention(name: str) -> Callable[[Factory], Factory]:
 
     It is called as `factory(channels, **keywords)`, and the module as `y, state = module(x, state)`.
 
+    Registering the same class of the same module again, as when a notebook's cell is run a second time, replaces it.
+
     Raises:
-        ValueError: if the name is taken, empty, or begins with "timm:".
+        ValueError: if the name is taken by another, empty, or begins with "timm:".
     """
-    fine = isinstance(name, str) and name != "" and not name.startswith(TIMM)
-    check("an attention module's name", name, fine, 'a text that does not begin with "timm:"')
+    is_name = isinstance(name, str) and name != "" and not name.startswith(TIMM)
+    check("an attention module's name", name, is_name, 'a text that does not begin with "timm:"')
 
     def register(factory: Factory) -> Factory:
-        if name in _factories:
-            owner = _factories[name].__qualname__
-            raise ValueError(f"The attention name {name!r} is taken by {owner}: choose another.")
+        check(f"the attention module {name!r}", factory, callable(factory), "a class, or a function that makes one")
+        owner = _factories.get(name)
+        if owner is not None and _identity(owner) != _identity(factory):
+            raise ValueError(f"The attention name {name!r} is taken by {_identity(owner)}: choose another.")
         _factories[name] = factory
         return factory
 
     return register
+
+
+def _identity(factory: Callable[..., nn.Module]) -> str:
+    """Where a factory is defined and what it is called there: the same for a cell that is run again."""
+    module = getattr(factory, "__module__", None)
+    name = getattr(factory, "__qualname__", None)
+    return repr(factory) if module is None or name is None else f"{module}.{name}"
 
 
 def list_attentions() -> list[str]:
@@ -55,7 +65,7 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
         ValueError: if the name or a keyword is unknown (with the close matches), or a value is out of range.
     """
     check("an attention module's name", name, isinstance(name, str), "a text such as 'se'")
-    check_number("channels", channels, low=1, whole=True)
+    channels = check_number("channels", channels, low=1, whole=True)
     if name.startswith(TIMM):
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
     if name not in _factories:  # only then is timm looked for

@@ -26,8 +26,10 @@ class SE(nn.Module):
     def gate(self, x: Tensor, state: State = None) -> Tensor:
         """(B, C, H, W) -> (B, C), between 0 and 1."""
         pooled = average_pool(x).to(self.fc1.weight.dtype)  # (B, C, 1, 1)
-        return torch.sigmoid(self.fc2(torch.relu(self.fc1(pooled)))).flatten(1)
+        hidden = torch.relu(self.fc1(pooled))  # (B, R, 1, 1)
+        return torch.sigmoid(self.fc2(hidden)).flatten(1)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x * self.gate(x)[:, :, None, None].to(x.dtype), state
+        gate = self.gate(x)[:, :, None, None].to(x.dtype)
+        return x * gate, state

@@ -22,9 +22,12 @@ def default_groups(channels: int) -> int:
 
 def safe_std(t: Tensor) -> Tensor:
     """Unbiased standard deviation of a `t` (B, G, H, W) of mean 0 over positions; at 0 its gradient is 0."""
-    variance = t.square().sum((2, 3), keepdim=True) / max(t.shape[2] * t.shape[3] - 1, 1)
+    positions = t.shape[2] * t.shape[3]
+    variance = t.square().sum((2, 3), keepdim=True) / max(positions - 1, 1)
     positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, 1).sqrt(), 0)
+    # The root's gradient at 0 is infinite, and `where` would multiply it by 0 (NaN): so no root of 0 is taken at all.
+    root = torch.where(positive, variance, 1).sqrt()
+    return torch.where(positive, root, 0)
 
 
 @register_attention("sge")
@@ -41,9 +44,10 @@ class SGE(nn.Module):
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
-        check_number("channels", channels, low=1, whole=True)
-        self.groups = default_groups(channels) if groups is None else groups
-        check_number("groups", self.groups, low=1, whole=True)
+        channels = check_number("channels", channels, low=1, whole=True)
+        if groups is None:
+            groups = default_groups(channels)
+        self.groups = check_number("groups", groups, low=1, whole=True)
         divisor = f"a divisor of the {channels} channels, such as {default_groups(channels)}"
         check("groups", self.groups, channels % self.groups == 0, divisor)
         self.weight = nn.Parameter(torch.zeros(1, self.groups, 1, 1))
@@ -61,4 +65,5 @@ class SGE(nn.Module):
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """(B, C, H, W) -> (B, C, H, W)."""
         gate = self.gate(x).unsqueeze(2).to(x.dtype)  # (B, G, 1, H, W)
-        return (x.unflatten(1, (self.groups, -1)) * gate).flatten(1, 2), state
+        grouped = x.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)
+        return (grouped * gate).flatten(1, 2), state

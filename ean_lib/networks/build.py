@@ -21,6 +21,7 @@ Share = Literal["stage", "none"]
 
 # The backward pass of narrower strided 1x1 convolutions in channels-last order crashes PyTorch 2.15 on CPUs.
 NARROWEST = 8
+HIGHEST_SEED = 2**64 - 1  # that torch takes
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,11 @@ def build_network(
         raise ValueError("`blocks` is an older name of `stages`; give one of the two")
     width = spec.width if width is None else width
     stem_stride = spec.stem_stride if stem_stride is None else stem_stride
-    check_number("num_classes", num_classes, low=1, whole=True)
-    check_number("stem_stride", stem_stride, low=1, whole=True)
-    check_number("width", width, low=NARROWEST, whole=True)
+    num_classes = check_number("num_classes", num_classes, low=1, whole=True)
+    stem_stride = check_number("stem_stride", stem_stride, low=1, whole=True)
+    width = check_number("width", width, low=NARROWEST, whole=True)
+    if seed is not None:
+        seed = check_number("seed", seed, high=HIGHEST_SEED, whole=True)
     if scheme is not None:
         scheme = Scheme.parse(scheme, stages)
     elif attention is None:
@@ -100,7 +103,7 @@ def build_network(
         scheme = Scheme.full(stages)
     if attention is None and scheme.connected:
         raise ValueError(f"scheme {scheme} connects blocks, but attention is None; name an attention module")
-    options = dict(attention_kwargs or {})
+    options = _checked_options(attention_kwargs)
     if attention == "dia" and spec.family == "cifar":
         options.setdefault("rd_ratio", 1 / 4)  # DIANet's; its 1 / 20 is for ImageNet
 
@@ -121,6 +124,18 @@ def build_network(
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would reseed every GPU's generator too
         net = build()
     return net.to(device)
+
+
+def _checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of the attention module's options; which of them it knows, and in what limits, it says itself."""
+    if options is None:
+        return {}
+    by_name = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+    check("attention_kwargs", options, by_name, "the attention module's options by name, such as {'rd_ratio': 1 / 8}")
+    for key in ("name", "channels"):
+        if key in options:
+            raise ValueError(f"attention_kwargs must not hold {key!r}: that is decided by the network")
+    return dict(options)
 
 
 def _attention_of(stage: Stage, name: str, share: Share, options: Mapping[str, Any]) -> nn.Module:

@@ -7,12 +7,11 @@ schemes of ResNet-20 cost 511 block evaluations instead of 4,608. Any other netw
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from ean_lib.checks import check, check_number
+from ean_lib.checks import check, check_number, plain
 from ean_lib.data import Data, Split
 from ean_lib.devices import find_device
 from ean_lib.networks import Network, check_scheme, is_chain, network_dtype
@@ -55,18 +54,19 @@ class Scorer:
         self, net: Network, data: Data, *, batch_size: int = 500, recalibrate: int | None = None,
         augment: bool = True, device: str = "auto", known: Mapping[Scheme | str, float] | None = None,
     ) -> None:  # fmt: skip
-        check_number("batch_size", batch_size, low=1, whole=True)
         if recalibrate is not None:
-            enough = isinstance(recalibrate, Integral) and recalibrate >= 2
+            recalibrate = plain(recalibrate)
+            enough = isinstance(recalibrate, int) and recalibrate >= 2
             check("recalibrate", recalibrate, enough, "None or at least 2 training images")
         self.device = find_device(device)
         self.net = copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.split: Split = data.val
-        self.batch_size = batch_size
+        self.batch_size = check_number("batch_size", batch_size, low=1, whole=True)
+        check("known", known, known is None or isinstance(known, Mapping), "accuracies by scheme")
         self.known: dict[Scheme, float] = {}
         for scheme, accuracy in (known or {}).items():
-            check_number(f"the known accuracy of scheme {scheme}", accuracy, high=100)
-            self.known[Scheme.parse(scheme, self.net.stages)] = float(accuracy)
+            what = f"the known accuracy of scheme {scheme}"
+            self.known[Scheme.parse(scheme, self.net.stages)] = float(check_number(what, accuracy, high=100))
         self._dtype = network_dtype(self.net)
         self._calibration: Tensor | None = None
         if recalibrate is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -299,6 +300,8 @@ BAD = {
         {"spatial_kernel_size": 6},
         "spatial_kernel_size must be a positive odd number, got 6",
     ),
+    "gamma a text": ("eca", 8, {"gamma": "2"}, "gamma must be positive, got '2'"),
+    "beta not a number": ("eca", 8, {"beta": float("nan")}, "beta must be a finite number, got nan"),
     "gamma zero": ("eca", 8, {"gamma": 0}, "gamma must be positive, got 0"),
 }
 
@@ -326,10 +329,66 @@ def test_a_registered_module_can_be_created_by_name(monkeypatch):
     with pytest.raises(ValueError, match=r"no option 'factr'\. Did you mean 'factor'"):
         create_attention("halve", 3, factr=1)
     with pytest.raises(ValueError, match=r"'halve' is taken by .*Halve: choose another"):
-        register_attention("halve")(Halve)
+        register_attention("halve")(lambda channels: Halve(channels))
+    with pytest.raises(ValueError, match=r"the attention module 'third' must be a class, or a function .* got None"):
+        register_attention("third")(None)
     for name in ("", "timm:halve", None):
         with pytest.raises(ValueError, match="name must be a text that does not begin with"):
             register_attention(name)
+
+
+CELL = """
+from torch import nn
+from ean_lib import register_attention
+
+@register_attention("mine")
+class Mine(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, x, state=None):
+        return FACTOR * x, state
+"""
+
+
+def test_a_cell_that_registers_a_module_can_be_run_again(monkeypatch):
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    for factor in (2, 3):  # the second time it is another class of the same name, and takes the place of the first
+        exec(CELL.replace("FACTOR", str(factor)), {"__name__": "__main__"})
+        assert create_attention("mine", 4)(torch.ones(1))[0] == factor
+    with pytest.raises(ValueError, match=r"The attention name 'mine' is taken by __main__\.Mine: choose another\."):
+        exec(CELL, {"__name__": "another_notebook"})
+    assert create_attention("mine", 4)(torch.ones(1))[0] == 3
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_built_in_module_is_not_replaced_by_one_of_its_name(name, monkeypatch):
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    built_in = registry._factories[name]
+    namesake = type(built_in.__name__, (nn.Module,), {"__module__": "__main__"})
+    with pytest.raises(ValueError, match=rf"'{name}' is taken by ean_lib\.attention\.{name}\.{built_in.__name__}"):
+        register_attention(name)(namesake)
+    assert registry._factories[name] is built_in
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("se", {"rd_ratio": np.float32(0.25)}),
+        ("se", {"rd_channels": torch.tensor(4)}),
+        ("dia", {"rd_ratio": torch.tensor(0.25)}),
+        ("eca", {"kernel_size": np.int64(5), "gamma": torch.tensor(2), "beta": np.float64(1)}),
+        ("sge", {"groups": torch.tensor(4)}),
+        ("cbam", {"rd_channels": np.int32(4), "spatial_kernel_size": torch.tensor(3)}),
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_taken_as_pythons(name, options):
+    shapes = []
+    for values in (options, {key: value.item() for key, value in options.items()}):
+        module = create_attention(name, np.int64(16), **values)
+        shapes.append([tuple(parameter.shape) for parameter in module.parameters()])
+    assert shapes[0] == shapes[1]
+    assert type(create_attention("sge", 16, groups=torch.tensor(4)).groups) is int
 
 
 def test_without_timm_its_layers_are_not_listed_and_asking_for_one_says_what_to_install(monkeypatch):

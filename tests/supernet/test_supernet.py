@@ -6,6 +6,7 @@ import dataclasses
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import STAGES, tiny_data, tiny_net
@@ -15,7 +16,7 @@ from ean_lib.data import Data
 from ean_lib.experiments import steps
 from ean_lib.experiments import task as tasks
 from ean_lib.learning import TrainConfig, evaluate
-from ean_lib.networks import AttentionResNet, Block, build_network
+from ean_lib.networks import AttentionResNet, Block, batchnorm, build_network
 from ean_lib.runs import Runtime
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
@@ -155,11 +156,90 @@ def test_known_scores_are_believed_and_not_computed_again() -> None:
     assert scorer([Scheme.none(STAGES)]) == [12.5]
 
 
-def test_scorer_names_bad_input() -> None:
-    with pytest.raises(ValueError, match="recalibrate must be None or at least 2"):
-        Scorer(tiny_net(), tiny_data(), recalibrate=1)
+def test_known_scores_may_have_texts_as_keys() -> None:
+    known = {"00-00-0": 12.5, Scheme.full(STAGES): np.float32(50), "00001": 25}
+    scorer = Scorer(tiny_net(), tiny_data(), known=known)
+    assert scorer(["00-00-0", "11-11-1", "00-00-1"]) == [12.5, 50.0, 25.0]
+    assert all(type(scheme) is Scheme and type(value) is float for scheme, value in scorer.known.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recalibrate": 1}, "recalibrate must be None or at least 2 training images, got 1"),
+        ({"recalibrate": "all"}, "recalibrate must be None or at least 2 training images, got 'all'"),
+        ({"recalibrate": 2.5}, "recalibrate must be None or at least 2"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"known": {"11-11": 50}}, r"stages of \(2, 2\) blocks, but stages of \(2, 2, 1\) blocks are expected"),
+        ({"known": {"11-11-1": float("nan")}}, "the known accuracy of scheme 11-11-1 must be a finite number"),
+        ({"known": {"11-11-1": 101}}, r"the known accuracy of scheme 11-11-1 must be .* in 0\.\.100, got 101"),
+        ({"known": ["11-11-1"]}, "known must be accuracies by scheme, got"),
+    ],
+)
+def test_scorer_names_bad_options(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scorer(tiny_net(), tiny_data(), **options)
+
+
+def test_scorer_names_a_scheme_that_the_network_cannot_compute() -> None:
     with pytest.raises(ValueError, match="no attention module"):
         Scorer(tiny_net().prune("00-00-1"), tiny_data())([Scheme.full(STAGES)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_have_no_accuracy(value: float) -> None:
+    """NaN scores would all be the first class: 25 % here, which looks plausible."""
+    net = tiny_net("se")
+    with torch.no_grad():
+        net.layer2.attention.fc1.weight[0] = value
+    scorer = Scorer(net, tiny_data())
+    with pytest.raises(ValueError, match=r"scores of scheme 00-11-0 are NaN .* layer2\.attention\.fc1\.weight holds"):
+        scorer(["00-11-0"])
+    assert not scorer.known
+    assert scorer(["11-00-1"])  # this scheme does not use what is broken
+
+
+@pytest.mark.parametrize("recalibrate", [None, 40])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_another_precision_are_scored(dtype: torch.dtype, recalibrate: int | None) -> None:
+    net, schemes = tiny_net("se"), list(Scheme.all_of(STAGES))[::5]
+    expected = Scorer(net, tiny_data(), recalibrate=recalibrate)(schemes)
+    scores = Scorer(net.to(dtype), tiny_data(), recalibrate=recalibrate)(schemes)
+    tolerance = 0.01 if dtype == torch.float64 else 15  # % of 60 images
+    assert max(abs(a - b) for a, b in zip(scores, expected, strict=True)) < tolerance
+
+
+@pytest.mark.parametrize("recalibrate", [None, 40])
+def test_a_scorers_network_keeps_the_supernets_statistics(recalibrate: int | None) -> None:
+    net = tiny_net()
+    scorer = Scorer(net, tiny_data(), recalibrate=recalibrate)
+    scorer(list(Scheme.all_of(STAGES))[::7])
+    own = scorer.net.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in net.state_dict().items())
+    norms = [module for module in scorer.net.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.momentum == 0.1 and not norm.training and not norm._forward_hooks for norm in norms)
+
+
+def test_statistics_are_measured_on_drawn_images_also_where_stored_ones_lie_class_by_class() -> None:
+    """The first images in stored order would be of one class, or two."""
+    mixed = tiny_data()
+    part = mixed.train.select(mixed.train.labels.argsort())
+    by_class = dataclasses.replace(mixed, train=part)
+    scorer = Scorer(tiny_net(), by_class, recalibrate=12)
+    drawn, labels = next(part.batches(12, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(scorer._calibration, drawn) and len(labels.unique()) == 4
+
+
+def test_statistics_in_parts_rank_schemes_as_those_of_one_batch_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data, schemes = tiny_net("se"), tiny_data(), list(Scheme.all_of(STAGES))
+    whole = Scorer(net, data, recalibrate=60)(schemes)
+    monkeypatch.setattr(batchnorm, "PIXELS_AT_ONCE", 20 * 16 * 16)
+    largest = []
+    monkeypatch.setattr(Block, "branch", lambda self, x, branch=Block.branch: largest.append(len(x)) or branch(self, x))
+    scorer = Scorer(net, data, recalibrate=60, batch_size=10)
+    parts = scorer(schemes)
+    assert max(largest) == 20
+    assert parts != whole and np.corrcoef(parts, whole)[0, 1] > 0.8
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

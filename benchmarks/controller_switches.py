@@ -20,24 +20,28 @@ from tqdm import tqdm
 from ean_lib import SearchConfig, load_bench, search
 from ean_lib.experiments.bench import Bench
 from ean_lib.runs import environment, write_atomically
-from ean_lib.search.controller import SWITCHES
+from ean_lib.search.departures import SWITCHES
+
+ON = {"official": set(), "corrected": set(SWITCHES)}  # the corrections of each mode
 
 
-def variants(mode: str, steps: int) -> Iterator[tuple[str, SearchConfig]]:
-    """The mode as it is, and with each switch set to the other mode's value."""
-    yield "as it is", SearchConfig(mode=mode, steps=steps)
+def variants(mode: str) -> Iterator[tuple[str, set[str]]]:
+    """The corrections of the mode as it is, and with each of the ten turned over."""
+    yield "as it is", ON[mode]
     for switch in SWITCHES:
-        yield switch, SearchConfig(mode=mode, steps=steps, **{switch: mode == "official"})
+        yield switch, ON[mode] ^ {switch}
 
 
-def final_schemes(bench: Bench, column: str, config: SearchConfig, searches: int) -> list[str]:
+def final_schemes(bench: Bench, column: str, config: SearchConfig, corrections: set[str], searches: int) -> list[str]:
     """What the search of each seed ends with; seeds take the supernets in turn."""
     rewards = [bench.reward(column, seed) for seed in bench.values(column)]
-    results = (
-        search(rewards[seed % len(rewards)], bench.schemes[0].stages, replace(config, seed=seed))
-        for seed in range(searches)
-    )
-    return [str(result.scheme) for result in results]
+    stages = bench.schemes[0].stages
+    finals = []
+    for seed in range(searches):
+        reward = rewards[seed % len(rewards)]
+        result = search(reward, stages, replace(config, seed=seed), corrections=corrections)
+        finals.append(str(result.scheme))
+    return finals
 
 
 def main() -> None:
@@ -50,10 +54,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench, finals = load_bench(options.table), {}
-    for mode in ("official", "corrected"):
+    for mode in ON:
+        config = SearchConfig(mode=mode, steps=options.steps)
         finals[mode] = {
-            name: final_schemes(bench, options.column, config, options.searches)
-            for name, config in tqdm(list(variants(mode, options.steps)), desc=mode)
+            name: final_schemes(bench, options.column, config, corrections, options.searches)
+            for name, corrections in tqdm(list(variants(mode)), desc=mode)
         }
     here = environment()
     record = {"table": options.table, "sha256": bench.card["sha256"], "column": options.column, "steps": options.steps}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from numbers import Real
@@ -25,13 +25,15 @@ from typing import Any, Literal
 
 import torch
 
-from ean_lib.checks import Count, NotNegative, Seed, check
+from ean_lib.checks import Count, NotNegative, Seed, check, check_choice
 from ean_lib.schemes import Scheme
 from ean_lib.search.controller import Controller, ControllerConfig
+from ean_lib.search.departures import SWITCHES, controller_type
 
 Reward = Callable[[list[Scheme]], Sequence[float]]
 EXHAUSTIVE_LIMIT = 2**16  # schemes
 CHUNK = 64  # schemes asked at once where a method has many: the scorer shares work between them
+PATIENCE = 10  # known schemes in a row, after which TPE is given a new one
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,19 @@ class SearchConfig(ControllerConfig):
 
     # How schemes are proposed; "exhaustive" tries them all.
     method: Literal["reinforce", "random", "greedy", "evolution", "tpe", "exhaustive"] = "reinforce"
-    # Most distinct schemes that may be evaluated, whatever the method; None: steps × samples.
+    # The most distinct schemes that may be evaluated, whatever the method; None: steps × samples.
     budget: Count | None = None
-    # Most steps of the controller.
+    # The most steps of the controller.
     steps: Count = 300
-    # Weight of the task value (accuracy in percent) in the objective.
+    # The weight of the task value (accuracy in percent) in the objective.
     lambda_val: NotNegative = 1.0
-    # Weight of the sparsity (0 to 1) in the objective: what connecting no block at all is worth, in percent.
+    # The weight of the sparsity (0 to 1) in the objective: what connecting no block at all is worth, in percent.
     lambda_spa: NotNegative = 2.0
-    # Schemes alive at a time, for the method "evolution".
+    # The number of schemes alive at a time, for the method "evolution".
     population: Count = 16
-    # Schemes that compete to have the next offspring, for the method "evolution".
+    # The number of schemes that compete to have the next offspring, for the method "evolution".
     tournament: Count = 8
-    # Seed of everything random.
+    # The seed of everything random in the search.
     seed: Seed = 0
 
     @property
@@ -80,6 +82,7 @@ class SearchResult:
     values: dict[str, float]  # value of every scheme evaluated, in the order of evaluation
     history: list[dict[str, Any]]  # one record per step, see `search`
     config: SearchConfig
+    corrections: tuple[str, ...] | None = None  # as given to `search`; None: those of the config's mode
 
     def __str__(self) -> str:
         return f"{self.scheme} ({self.scheme.connected} of {len(self.scheme)} connected, value {self.value:.2f}%)"
@@ -92,29 +95,63 @@ class SearchResult:
 
     def to_json(self) -> str:
         """JSON text that `from_json` reads back without loss."""
-        return json.dumps(vars(self) | {"scheme": str(self.scheme), "config": asdict(self.config)}, allow_nan=False)
+        fields = vars(self) | {"scheme": str(self.scheme), "config": asdict(self.config)}
+        return json.dumps(fields, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> SearchResult:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, also what it wrote when each correction was an option of the configuration.
 
         Raises:
             ValueError: if the text is not a search result.
         """
         try:
             fields = json.loads(text)
-            scheme, config = Scheme.parse(fields["scheme"]), SearchConfig(**fields["config"])
-            return cls(**fields | {"scheme": scheme, "config": config})
+            options, switches = split_switches(fields["config"])
+            corrections = fields.get("corrections", switches)
+            fields["scheme"] = Scheme.parse(fields["scheme"])
+            fields["config"] = SearchConfig(**options)
+            fields["corrections"] = None if corrections is None else tuple(corrections)
+            return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not the JSON of a search result: {type(error).__name__}: {error}") from error
 
 
-class Evaluations:
-    """The reward's values, bought once each, and the record of the steps that bought them."""
+def split_switches(stored: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """A stored configuration as today's options, and the corrections that it names.
 
-    def __init__(self, reward: Reward, stages: Sequence[int], config: SearchConfig) -> None:
-        self.reward, self.config = reward, config
-        self.stages, self.blocks = tuple(stages), sum(stages)
+    Each correction of the authors' code was once an option: True, False, or None for what the mode says. Where all of
+    them mean what the mode says, the corrections are None.
+    """
+    options = {name: value for name, value in stored.items() if name not in SWITCHES}
+    by_mode = options.get("mode", "corrected") == "corrected"
+    active = []
+    for name in SWITCHES:
+        switch = stored.get(name)
+        if by_mode if switch is None else switch:
+            active.append(name)
+    of_the_mode = SWITCHES if by_mode else ()
+    return options, None if tuple(active) == of_the_mode else tuple(active)
+
+
+class Evaluations:
+    """The reward's values, bought once each, and the record of the steps that bought them.
+
+    Args:
+        reward: see `search`.
+        stages: blocks per stage.
+        config: the budget and the weights of the objective.
+        corrections: the active ones, by name, for the method "reinforce".
+    """
+
+    def __init__(
+        self, reward: Reward, stages: Sequence[int], config: SearchConfig, corrections: frozenset[str]
+    ) -> None:
+        self.reward = reward
+        self.config = config
+        self.corrections = corrections
+        self.stages = tuple(stages)
+        self.blocks = sum(stages)
         self.values: dict[Scheme, float] = {}
         self.calls = 0
         self.history: list[dict[str, Any]] = []
@@ -125,18 +162,23 @@ class Evaluations:
         """How many more schemes can be evaluated: the rest of the budget, or of all schemes."""
         return min(self.config.max_evaluations, 2**self.blocks) - len(self.values)
 
+    def new(self, schemes: Iterable[Scheme]) -> list[Scheme]:
+        """Those never evaluated, once each."""
+        return [scheme for scheme in dict.fromkeys(schemes) if scheme not in self.values]
+
     def affords(self, schemes: Sequence[Scheme]) -> bool:
-        return len(set(schemes) - self.values.keys()) <= self.left
+        return len(self.new(schemes)) <= self.left
 
     def evaluate(self, schemes: Sequence[Scheme], *, cache: bool = True) -> list[float]:
         """Objectives of the schemes; those seen before are not asked for again, unless cache is off."""
-        asked = [s for s in dict.fromkeys(schemes) if s not in self.values] if cache else list(schemes)
+        asked = self.new(schemes) if cache else list(schemes)
         if asked:
             values = checked_values(asked, self.reward(list(asked)))
             self.calls += len(asked)
             for scheme, value in zip(asked, values, strict=True):
                 self.values.setdefault(scheme, value)
-            self.best = min((s for s in {self.best, *asked} if s is not None), key=self.order)
+            candidates = asked if self.best is None else [self.best, *asked]
+            self.best = min(candidates, key=self.order)
         return [self.objective(scheme) for scheme in schemes]
 
     def objective(self, scheme: Scheme) -> float:
@@ -148,14 +190,20 @@ class Evaluations:
 
     def record(self, schemes: Sequence[Scheme], **details: Any) -> None:
         """Close a step: what was proposed, what it was worth, and the best scheme up to now."""
-        entry = {"step": len(self.history), "schemes": [str(s) for s in schemes]}
-        entry |= {"values": [self.values[s] for s in schemes], "objectives": [self.objective(s) for s in schemes]}
-        best = {"best_scheme": str(self.best), "best_objective": self.objective(self.best)}
-        self.history.append(entry | {"evaluations": len(self.values)} | best | details)
+        entry = {
+            "step": len(self.history),
+            "schemes": [str(scheme) for scheme in schemes],
+            "values": [self.values[scheme] for scheme in schemes],
+            "objectives": [self.objective(scheme) for scheme in schemes],
+            "evaluations": len(self.values),
+            "best_scheme": str(self.best),
+            "best_objective": self.objective(self.best),
+        }
+        self.history.append(entry | details)
 
     def try_all(self, schemes: Sequence[Scheme]) -> None:
         """Evaluate and record as one step as many of the schemes as the budget allows."""
-        affordable = [s for s in dict.fromkeys(schemes) if s not in self.values][: self.left]
+        affordable = self.new(schemes)[: self.left]
         if affordable:
             self.evaluate(affordable)
             self.record(affordable)
@@ -163,9 +211,10 @@ class Evaluations:
     def unseen(self, count: int, generator: torch.Generator) -> list[Scheme]:
         """Up to count distinct schemes never evaluated, drawn uniformly."""
         if 2**self.blocks < 2 * (len(self.values) + count):  # too few are left to find them by chance
-            rest = [s for s in Scheme.all_of(self.stages) if s not in self.values]
-            return [rest[i] for i in torch.randperm(len(rest), generator=generator)[:count].tolist()]
-        drawn: dict[Scheme, None] = {}
+            rest = self.new(Scheme.all_of(self.stages))
+            chosen = torch.randperm(len(rest), generator=generator)[:count]
+            return [rest[i] for i in chosen.tolist()]
+        drawn: dict[Scheme, None] = {}  # an ordered set
         while len(drawn) < count:
             scheme = Scheme.random(self.stages, generator)
             if scheme not in self.values:
@@ -175,7 +224,9 @@ class Evaluations:
 
 def flip(scheme: Scheme, block: int) -> Scheme:
     """The scheme with one bit changed."""
-    return Scheme(tuple(not bit if i == block else bit for i, bit in enumerate(scheme.bits)), scheme.stages)
+    bits = list(scheme.bits)
+    bits[block] = not bits[block]
+    return Scheme(tuple(bits), scheme.stages)
 
 
 def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
@@ -185,8 +236,8 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
         ValueError: if a value is missing, too many, not a number, or not finite.
     """
     values = values.tolist() if hasattr(values, "tolist") else values
-    fits = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == len(schemes)
-    check("the reward's answer", values, fits, f"one number per scheme, {len(schemes)} in all")
+    one_each = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == len(schemes)
+    check("the reward's answer", values, one_each, f"one number per scheme, {len(schemes)} in all")
     numbers = [value.item() if hasattr(value, "item") else value for value in values]
     for scheme, value in zip(schemes, numbers, strict=True):
         finite = isinstance(value, Real) and math.isfinite(value)
@@ -194,118 +245,142 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
     return [float(value) for value in numbers]
 
 
-def reinforce(found: Evaluations, generator: torch.Generator) -> Scheme | None:
+def reinforce(evaluations: Evaluations, generator: torch.Generator) -> Scheme | None:
     """EAN's controller; the records of its steps also hold what `Controller.update` returns.
 
     Steps end early when a batch would break the budget. The policy's most probable scheme is evaluated last,
-    in a record of its own, where the budget allows. Without `keep_best` the result is the most probable scheme
-    that was evaluated.
+    in a record of its own, where the budget allows. Without the correction "keep_best" the result is the most probable
+    scheme that was evaluated; without "cache" a scheme is evaluated whenever it is sampled.
     """
-    config = found.config.resolved()
-    controller = Controller(found.blocks, config, config.seed)
+    config = evaluations.config
+    cache = "cache" in evaluations.corrections
+    controller = controller_type(evaluations.corrections)(evaluations.blocks, config, config.seed)
     for _ in range(config.steps):
         bits = controller.sample()
-        schemes = [Scheme(tuple(row), found.stages) for row in bits.tolist()]
-        if not found.affords(schemes):
+        schemes = [Scheme(tuple(row), evaluations.stages) for row in bits.tolist()]
+        if not evaluations.affords(schemes):
             break
-        objectives = found.evaluate(schemes, cache=config.cache)
-        found.record(schemes, **controller.update(bits, torch.tensor(objectives, dtype=torch.float64)))
+        objectives = evaluations.evaluate(schemes, cache=cache)
+        learned = controller.update(bits, torch.tensor(objectives, dtype=torch.float64))
+        evaluations.record(schemes, **learned)
     p = controller.probabilities()
-    mode = Scheme(tuple((p > 0.5).tolist()), found.stages)
-    if found.affords([mode]):
-        found.evaluate([mode])
-        found.record([mode], logits=controller.logits().tolist(), probabilities=p.tolist())
-    if config.keep_best:
+    mode = Scheme(tuple((p > 0.5).tolist()), evaluations.stages)
+    if evaluations.affords([mode]):
+        evaluations.evaluate([mode])
+        evaluations.record([mode], logits=controller.logits().tolist(), probabilities=p.tolist())
+    if "keep_best" in evaluations.corrections:
         return None
-    evaluated = sorted(found.values, key=lambda scheme: (scheme.connected, str(scheme)))
-    log_probs = controller.log_probs(torch.tensor([scheme.bits for scheme in evaluated])).sum(dim=1)
-    return evaluated[int(log_probs.argmax())]
+    return most_probable(controller, evaluations.values)
 
 
-def random_search(found: Evaluations, generator: torch.Generator) -> None:
+def most_probable(controller: Controller, schemes: Iterable[Scheme]) -> Scheme:
+    """The scheme that the policy gives the highest probability; of equal ones that with the fewest connections."""
+    ordered = sorted(schemes, key=lambda scheme: (scheme.connected, str(scheme)))
+    bits = torch.tensor([scheme.bits for scheme in ordered])
+    log_probs = controller.log_probs(bits).sum(dim=1)
+    return ordered[int(log_probs.argmax())]
+
+
+def random_search(evaluations: Evaluations, generator: torch.Generator) -> None:
     """Distinct schemes, uniformly."""
-    while found.left > 0:
-        found.try_all(found.unseen(min(CHUNK, found.left), generator))
+    while evaluations.left > 0:
+        count = min(CHUNK, evaluations.left)
+        evaluations.try_all(evaluations.unseen(count, generator))
 
 
-def greedy(found: Evaluations, generator: torch.Generator) -> None:
+def greedy(evaluations: Evaluations, generator: torch.Generator) -> None:
     """Steepest ascent by single blocks: from none, connect or disconnect the block that helps most.
 
     Where no block helps it starts anew from a random scheme.
     """
-    start = Scheme.none(found.stages)
-    while found.left > 0:
-        found.try_all([start])
-        current, improved = start, True
-        while improved and found.left > 0:
-            neighbours = [flip(current, block) for block in range(found.blocks)]
-            found.try_all(neighbours)
-            known = [s for s in neighbours if s in found.values]
-            best = min([current, *known], key=found.order)
-            improved, current = best != current, best
-        start = next(iter(found.unseen(1, generator)), start)
+    start = Scheme.none(evaluations.stages)
+    while evaluations.left > 0:
+        evaluations.try_all([start])
+        climb(evaluations, start)
+        new_starts = evaluations.unseen(1, generator)
+        if new_starts:
+            start = new_starts[0]
 
 
-def evolution(found: Evaluations, generator: torch.Generator) -> None:
+def climb(evaluations: Evaluations, current: Scheme) -> None:
+    """Go to the best neighbour as long as it is better and the budget lasts."""
+    while evaluations.left > 0:
+        neighbours = [flip(current, block) for block in range(evaluations.blocks)]
+        evaluations.try_all(neighbours)
+        known = [scheme for scheme in neighbours if scheme in evaluations.values]
+        best = min([current, *known], key=evaluations.order)
+        if best == current:
+            return
+        current = best
+
+
+def evolution(evaluations: Evaluations, generator: torch.Generator) -> None:
     """Aging evolution (Real et al. 2019): the best of a random few has an offspring with one bit flipped.
 
     The oldest dies. The flip is drawn from those that give a new scheme; where there is none, the child is random.
     """
-    config = found.config
-    alive = deque(found.unseen(min(config.population, found.left), generator), maxlen=config.population)
-    found.try_all(list(alive))
-    while found.left > 0:
+    config = evaluations.config
+    first = evaluations.unseen(min(config.population, evaluations.left), generator)
+    evaluations.try_all(first)
+    alive = deque(first, maxlen=config.population)
+    while evaluations.left > 0:
         children: list[Scheme] = []
-        for _ in range(min(config.samples, found.left)):
-            chosen = torch.randperm(len(alive), generator=generator)[: config.tournament].tolist()
-            parent = min((alive[i] for i in chosen), key=found.order)
-            for block in torch.randperm(found.blocks, generator=generator).tolist():
-                child = flip(parent, block)
-                if child not in found.values and child not in children:
-                    break
-            else:
-                child = found.unseen(1, generator)[0]
-            children.append(child)
-        found.try_all(children)
+        for _ in range(min(config.samples, evaluations.left)):
+            rivals = torch.randperm(len(alive), generator=generator)[: config.tournament].tolist()
+            parent = min((alive[i] for i in rivals), key=evaluations.order)
+            children.append(mutate(evaluations, parent, children, generator))
+        evaluations.try_all(children)
         alive.extend(children)
 
 
-def tpe(found: Evaluations, generator: torch.Generator) -> None:
+def mutate(evaluations: Evaluations, parent: Scheme, siblings: Sequence[Scheme], generator: torch.Generator) -> Scheme:
+    """The parent with one bit flipped that gives a scheme not known yet; a random one where there is none."""
+    for block in torch.randperm(evaluations.blocks, generator=generator).tolist():
+        child = flip(parent, block)
+        if child not in evaluations.values and child not in siblings:
+            return child
+    return evaluations.unseen(1, generator)[0]
+
+
+def tpe(evaluations: Evaluations, generator: torch.Generator) -> None:
     """Tree-structured Parzen estimator (Bergstra et al. 2011), by optuna; its own seed is config.seed."""
     import optuna
 
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces each new study
-    sampler = optuna.samplers.TPESampler(seed=found.config.seed)
+    sampler = optuna.samplers.TPESampler(seed=evaluations.config.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     optuna.logging.set_verbosity(verbosity)
     repeated = 0
-    while found.left > 0:
-        if repeated >= 10:  # the estimator has settled: give it something new
-            unseen = found.unseen(1, generator)[0]
+    while evaluations.left > 0:
+        if repeated >= PATIENCE:  # the estimator has settled: give it something new
+            unseen = evaluations.unseen(1, generator)[0]
             study.enqueue_trial({f"block {i}": bit for i, bit in enumerate(unseen.bits)})
         trial = study.ask()
-        bits = tuple(trial.suggest_categorical(f"block {i}", (False, True)) for i in range(found.blocks))
-        scheme = Scheme(bits, found.stages)
-        repeated = repeated + 1 if scheme in found.values else 0
-        found.try_all([scheme])
-        study.tell(trial, found.objective(scheme))
+        bits = tuple(trial.suggest_categorical(f"block {i}", (False, True)) for i in range(evaluations.blocks))
+        scheme = Scheme(bits, evaluations.stages)
+        repeated = repeated + 1 if scheme in evaluations.values else 0
+        evaluations.try_all([scheme])
+        study.tell(trial, evaluations.objective(scheme))
 
 
-def exhaustive(found: Evaluations, generator: torch.Generator) -> None:
+def exhaustive(evaluations: Evaluations, generator: torch.Generator) -> None:
     """Every scheme there is.
 
     Raises:
         ValueError: if there are more than 2^16, or than the budget.
     """
-    total, limit = 2**found.blocks, min(EXHAUSTIVE_LIMIT, found.config.max_evaluations)
+    total = 2**evaluations.blocks
+    limit = min(EXHAUSTIVE_LIMIT, evaluations.config.max_evaluations)
     if total > limit:
-        advice = "choose another method" + (f", or budget={total}" if total <= EXHAUSTIVE_LIMIT else "")
-        many = f"stages {found.stages} have 2^{found.blocks} = {total} schemes"
+        advice = "choose another method"
+        if total <= EXHAUSTIVE_LIMIT:
+            advice += f", or budget={total}"
+        many = f"stages {evaluations.stages} have 2^{evaluations.blocks} = {total} schemes"
         raise ValueError(f"{many}, but an exhaustive search may evaluate {limit}: {advice}")
-    schemes = list(Scheme.all_of(found.stages))
+    schemes = list(Scheme.all_of(evaluations.stages))
     for start in range(0, total, CHUNK):
-        found.try_all(schemes[start : start + CHUNK])
+        evaluations.try_all(schemes[start : start + CHUNK])
 
 
 METHODS: dict[str, Callable[[Evaluations, torch.Generator], Scheme | None]] = {
@@ -318,14 +393,18 @@ METHODS: dict[str, Callable[[Evaluations, torch.Generator], Scheme | None]] = {
 }
 
 
-def search(reward: Reward, stages: Sequence[int], config: SearchConfig) -> SearchResult:
+def search(
+    reward: Reward, stages: Sequence[int], config: SearchConfig, *, corrections: Iterable[str] | None = None
+) -> SearchResult:
     """Find the connection scheme with the highest objective.
 
     Args:
         reward: value of each of a list of schemes (validation accuracy, percent), the same whenever it is
-            asked. It is not asked for a scheme twice, unless config.cache is off (official mode).
+            asked. It is not asked for a scheme twice, unless the correction "cache" is off (official mode).
         stages: blocks per stage, such as (3, 4, 6, 3).
         config: method, budget, weights, seed.
+        corrections: for an ablation of the method "reinforce": the names of the `SWITCHES` that are on. None: all of
+            them in the mode "corrected", none in the mode "official".
 
     Returns:
         The final scheme and the record. Each entry of its history has step, schemes, values, objectives (one
@@ -334,16 +413,42 @@ def search(reward: Reward, stages: Sequence[int], config: SearchConfig) -> Searc
 
     Raises:
         ValueError: if stages are not positive integers, the reward gives anything but one finite number per
-            scheme, or an exhaustive search is larger than its budget.
+            scheme, a correction is unknown, or an exhaustive search is larger than its budget.
     """
     stages = Scheme.none(stages).stages
-    found = Evaluations(reward, stages, config)
+    if corrections is not None:
+        corrections = ordered_corrections(corrections)
+        active = frozenset(corrections)
+    else:
+        active = frozenset(SWITCHES if config.mode == "corrected" else ())
+    evaluations = Evaluations(reward, stages, config, active)
     generator = torch.Generator().manual_seed(config.seed)
-    final = METHODS[config.method](found, generator) or found.best
-    values = {str(scheme): value for scheme, value in found.values.items()}
+    run_method = METHODS[config.method]
+    final = run_method(evaluations, generator) or evaluations.best
+    values = {str(scheme): value for scheme, value in evaluations.values.items()}
     return SearchResult(
-        scheme=final, objective=found.objective(final), value=found.values[final], sparsity=final.sparsity,
-        method=config.method, evaluations=len(values), calls=found.calls,
+        scheme=final,
+        objective=evaluations.objective(final),
+        value=evaluations.values[final],
+        sparsity=final.sparsity,
+        method=config.method,
+        evaluations=len(values),
+        calls=evaluations.calls,
         constant_reward=len(values) > 1 and len(set(values.values())) == 1,
-        values=values, history=found.history, config=config,
-    )  # fmt: skip
+        values=values,
+        history=evaluations.history,
+        config=config,
+        corrections=corrections,
+    )
+
+
+def ordered_corrections(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in the order of `SWITCHES`.
+
+    Raises:
+        ValueError: if one is unknown.
+    """
+    names = set(names)
+    for name in sorted(names):
+        check_choice("correction", name, SWITCHES)
+    return tuple(name for name in SWITCHES if name in names)

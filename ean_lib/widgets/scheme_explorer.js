@@ -194,7 +194,7 @@ class Novelty {
 		this.errors = [];
 	}
 
-	/** The bonus of each scheme, in standard deviations of all errors so far; then one training step. */
+	/** The bonus of each scheme, in deviations of all errors so far (at least a tenth of their mean); then one training step. */
 	bonus(schemes) {
 		const gradient = this.learned.weights.map(() => 0);
 		const errors = schemes.map((scheme) => {
@@ -208,7 +208,7 @@ class Novelty {
 		this.errors.push(...errors);
 		const mean = sum(this.errors) / this.errors.length;
 		const deviation = sqrt(sum(this.errors.map((error) => (error - mean) ** 2)) / this.errors.length);
-		return errors.map((error) => (deviation > 0 ? error / deviation : 0));
+		return errors.map((error) => (deviation > 0 ? error / max(deviation, mean / 10) : 0));
 	}
 }
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ean_lib.schemes import Scheme
 from ean_lib.search import METHODS, SearchConfig, SearchResult, search
+from ean_lib.search.departures import SWITCHES
 
 STAGES = (2, 4)
 
@@ -106,7 +107,8 @@ def test_official_search_asks_again_and_ends_with_the_most_probable_scheme():
     assert str(result.scheme) == result.history[-1]["schemes"][0]
     stopped = search(Additive(0), STAGES, SearchConfig(mode="official", budget=8))
     assert str(stopped.scheme) in stopped.values and stopped.evaluations <= 8
-    assert search(Additive(0), STAGES, SearchConfig(mode="official", cache=True)).calls <= 64
+    cached = search(Additive(0), STAGES, SearchConfig(mode="official"), corrections=["cache"])
+    assert cached.calls == cached.evaluations <= 64
 
 
 @given(
@@ -169,8 +171,38 @@ def test_constant_reward_is_reported_and_leaves_only_sparsity(method, mode):
 
 
 def test_result_survives_json():
-    result = search(Additive(0), STAGES, SearchConfig(steps=15, stack_samples=False))
-    assert SearchResult.from_json(result.to_json()) == result
+    for corrections in (None, (), ["keep_best", "cache"]):
+        result = search(Additive(0), STAGES, SearchConfig(steps=15), corrections=corrections)
+        assert SearchResult.from_json(result.to_json()) == result
+    assert result.corrections == ("cache", "keep_best")
+    with pytest.raises(ValueError, match="unknown correction 'cash'"):
+        search(Additive(0), STAGES, SearchConfig(steps=15), corrections=["cash"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "switches", "corrections"),
+    [
+        ("corrected", {}, None),
+        ("official", dict.fromkeys(SWITCHES, False), None),
+        ("corrected", dict.fromkeys(SWITCHES, True), None),
+        ("official", {"cache": True}, ("cache",)),
+        ("corrected", {"logit_table": False, "cache": True}, tuple(s for s in SWITCHES if s != "logit_table")),
+        ("corrected", dict.fromkeys(SWITCHES, False), ()),
+    ],
+)
+def test_a_result_stored_when_corrections_were_options_is_understood(mode, switches, corrections):
+    config = SearchConfig(mode=mode, steps=15)
+    result = search(Additive(0), STAGES, config, corrections=corrections)
+    stored = json.loads(result.to_json())
+    del stored["corrections"]
+    stored["config"] |= dict.fromkeys(SWITCHES) | switches
+    assert SearchResult.from_json(json.dumps(stored)) == result
+
+
+def test_all_corrections_by_name_are_the_corrected_mode():
+    one = search(Additive(0), STAGES, SearchConfig(steps=15))
+    same = search(Additive(0), STAGES, SearchConfig(steps=15), corrections=SWITCHES)
+    assert one.history == same.history and one.scheme == same.scheme
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"scheme": "1"}', '{"scheme": "1", "config": {"x": 1}}'])

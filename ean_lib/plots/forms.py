@@ -75,7 +75,8 @@ def accuracy_against_cost(axis: Axes, table: pd.DataFrame) -> None:
         marker = MODULE_MARKERS.get(row.attention, spare[modules.index(row.attention) % len(spare)])
         x = 100 * row.time_increment if timed else row.connected
         style = {"color": style_of(row.form)["color"], "marker": marker, "ls": "", "capsize": 3}
-        axis.errorbar(x, row.accuracy, row.std, label=f"{row.attention} {row.form}", **style)
+        label = f"{row.attention} {row.form} {getattr(row, 'recipe', '')}".strip()
+        axis.errorbar(x, row.accuracy, row.std, label=label, **style)
     axis.set_xlabel("relative time increment (%)" if timed else "connected blocks")
     axis.set_ylabel("test accuracy (%), mean ± std")
     axis.grid(alpha=0.3)

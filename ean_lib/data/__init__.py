@@ -1,24 +1,19 @@
 """Datasets by name: `load_data("cued_shapes" | "cued_photos" | "cifar10" | "cifar100" | "image_folder:PATH")`."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from ean_lib.checks import check_keywords, suggest
+from ean_lib.checks import check_keywords, check_number, suggest
 from ean_lib.data.cifar import load_cifar
 from ean_lib.data.cued_photos import load_cued_photos
 from ean_lib.data.cued_shapes import load_cued_shapes
+from ean_lib.data.directories import data_directory
 from ean_lib.data.folder import load_image_folder
 from ean_lib.data.splits import Data, Split
 
 DATASETS = ("cued_shapes", "cued_photos", "cifar10", "cifar100", "image_folder:PATH")
 
 __all__ = ["DATASETS", "Data", "Split", "data_directory", "load_data"]
-
-
-def data_directory(root: str | Path | None = None) -> Path:
-    """Where datasets lie: `root`, else the environment variable EAN_DATA, else ~/.cache/ean_lib."""
-    return Path(root or os.environ.get("EAN_DATA") or "~/.cache/ean_lib").expanduser()
 
 
 def load_data(
@@ -39,6 +34,7 @@ def load_data(
         ValueError: an unknown name or option, an option out of range, or damaged data.
         FileNotFoundError: data that is not there; the message says where it was looked for and how to get it.
     """
+    seed = check_number("seed", seed, high=2**63 - 1, whole=True)
     kind, _, path = str(name).partition(":")
     if name in ("cifar10", "cifar100"):
         load, arguments = load_cifar, (name, data_directory(root))

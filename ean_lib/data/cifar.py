@@ -46,12 +46,16 @@ def load_cifar(
     """
     npz = directory / "cifar10.npz"
     if name == "cifar10" and npz.exists():
-        (whole, test), class_names = read_npz(npz), CLASSES10
+        whole, test = read_npz(npz)
+        class_names = CLASSES10
     else:
-        (whole, test), class_names = read_torchvision(name, directory, download)
-    train, val = hold_out(whole, 5000 // len(class_names) if val_per_class is None else val_per_class)
-    parts = (take(train, subset, seed), val, test)
-    return Data(name, len(class_names), class_names, (32, 32), *MEAN_STD[name], *parts, augment=AUGMENTATIONS)
+        whole, test, class_names = read_torchvision(name, directory, download)
+    if val_per_class is None:
+        val_per_class = 5000 // len(class_names)
+    train, val = hold_out(whole, val_per_class)
+    train = take(train, subset, seed)
+    mean, std = MEAN_STD[name]
+    return Data(name, len(class_names), class_names, (32, 32), mean, std, train, val, test, augment=AUGMENTATIONS)
 
 
 def to_split(name: str, images: np.ndarray, labels: np.ndarray | list[int]) -> Split:
@@ -64,12 +68,12 @@ def read_npz(path: Path) -> list[Split]:
     """The training and the test part in `cifar10.npz`; `ValueError` naming the file where they are not right."""
     parts = []
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:  # a pickled object could run code
             for part, checksum in CHECKSUMS.items():
                 split = to_split("cifar10", file[f"x_{part}"], file[f"y_{part}"])
                 check(f"SHA-256 of the {part} part", split.checksum, split.checksum == checksum, checksum)
                 parts.append(split)
-    except PermissionError:
+    except PermissionError:  # the file may be whole
         raise
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
         fix = "Delete it and get it again, or let load_data('cifar10', download=True) get torchvision's form."
@@ -77,22 +81,24 @@ def read_npz(path: Path) -> list[Split]:
     return parts
 
 
-def read_torchvision(name: str, directory: Path, download: bool) -> tuple[list[Split], tuple[str, ...]]:
+def read_torchvision(name: str, directory: Path, download: bool) -> tuple[Split, Split, tuple[str, ...]]:
     """The training and the test part and the class names from torchvision's folder, downloaded first if asked for."""
-    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    folder = directory / kind.base_folder
+    dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    folder = directory / dataset.base_folder
     if not folder.is_dir() and not download:
         npz = f"{directory / 'cifar10.npz'} and " if name == "cifar10" else ""
         get = f"python -c \"from ean_lib.data import load_data; load_data('{name}', download=True)\""
         where = "Where it lies elsewhere, name its directory by root=... or the environment variable EAN_DATA"
         raise FileNotFoundError(f"{name} is not there: looked for {npz}{folder}. To download 170 MB: {get}. {where}")
     if download and not folder.is_dir():
-        print(f"Downloading {name} from {kind.url} to {directory} ...", file=sys.stderr)
+        print(f"Downloading {name} from {dataset.url} to {directory} ...", file=sys.stderr)
     try:
-        parts = [kind(directory, train, download=download) for train in (True, False)]
+        train = dataset(directory, train=True, download=download)
+        test = dataset(directory, train=False, download=download)
     except RuntimeError as error:
         fix = f"Delete it and get it again, for example by load_data('{name}', download=True)"
         raise ValueError(f"{folder} is damaged or incomplete ({error}). {fix}") from error
     except OSError as error:
-        raise ConnectionError(f"{name} could not be got from {kind.url} to {directory}: {error}.") from error
-    return [to_split(name, part.data, part.targets) for part in parts], tuple(parts[0].classes)
+        raise ConnectionError(f"{name} could not be got from {dataset.url} to {directory}: {error}.") from error
+    whole = to_split(name, train.data, train.targets)
+    return whole, to_split(name, test.data, test.targets), tuple(train.classes)

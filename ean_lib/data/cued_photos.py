@@ -19,21 +19,22 @@ search-val and test are always the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from ean_lib.checks import check, check_choice, check_number
+from ean_lib.checks import check, check_choice, check_options
 from ean_lib.data import splits
 from ean_lib.data.cifar import load_cifar
 from ean_lib.data.splits import AUGMENTATIONS, SPLIT_SEED, Batch, Colour, Data, Split
 
-CUES = ("frame", "side", "patch", "corner", "none")
 LUMINANCE = (299, 587, 114)  # of red, green and blue, in thousandths (ITU-R BT.601)
 MEAN, STD = (0.23, 0.23, 0.23), (0.28, 0.28, 0.28)  # of pictures with any of the usual options, rounded
 NOISE_FIELDS = 256  # drawn for each epoch; each picture gets one of them
@@ -44,24 +45,16 @@ CHUNK = 1_000  # pictures that are composed at once where all of a part are want
 class PhotoStyle:
     """How pictures are composed; `load_cued_photos` says what the options mean."""
 
-    pictures: int
-    hues: int
-    cue: str
-    cue_size: int
-    contrast: float = 1.0
-    noise: float = 0.0
+    pictures: Annotated[int, Interval(ge=2, le=3)]
+    hues: Annotated[int, Interval(ge=3, le=24)]
+    cue: Literal["frame", "side", "patch", "corner", "none"]
+    cue_size: Annotated[int, Interval(ge=1, le=15)]
+    contrast: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
     lying: bool = False
 
     def __post_init__(self) -> None:
-        check_number("pictures", self.pictures, low=2, high=3, whole=True)
-        check_number("hues", self.hues, low=3, high=24, whole=True)
-        check_number("cue_size", self.cue_size, low=1, high=15, whole=True)
-        for name in ("pictures", "hues", "cue_size"):  # numpy's whole numbers become Python's
-            object.__setattr__(self, name, int(getattr(self, name)))
-        check_choice("cue", self.cue, CUES)
-        check_number("contrast", self.contrast, high=1)
-        check_number("noise", self.noise, high=1)
-        check("lying", self.lying, isinstance(self.lying, bool), "True or False")
+        check_options(self)
         if self.lying and self.cue == "none":
             raise ValueError("a cue that is not there cannot lie: choose another cue than 'none', or lying=False")
 
@@ -100,7 +93,7 @@ class Composition:
         """The same on a device."""
         return self._map(lambda values: values.to(device))
 
-    def _map(self, change) -> Composition:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Composition:
         values = {part.name: getattr(self, part.name) for part in fields(self)}
         return Composition(**{name: None if value is None else change(value) for name, value in values.items()})
 

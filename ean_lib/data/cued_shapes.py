@@ -59,12 +59,18 @@ def load_cued_shapes(
     `subset` is the number of training images, 12,000 where it is None; it can be larger. The rest is as in
     `make_cued_shapes`.
     """
-    style = {"objects": objects, "cue_size": cue_size, "noise": noise, "contrast": contrast}
-    train = make_cued_shapes(12_000 if subset is None else subset, seed, stream=0, masks=False, **style)
-    val = make_cued_shapes(2_000, SPLIT_SEED, stream=1, masks=False, **style)
-    test = make_cued_shapes(2_000, SPLIT_SEED, stream=2, masks=False, **style)
-    parts = (Split(made.images, made.labels, MEAN, STD) for made in (train, val, test))
-    return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, *parts)
+    count = 12_000 if subset is None else check_number("subset", subset, low=1, high=2**31 - 1, whole=True)
+
+    def part(count: int, seed: int, stream: int) -> Split:
+        pictures = make_cued_shapes(
+            count, seed, objects=objects, cue_size=cue_size, noise=noise, contrast=contrast, stream=stream, masks=False
+        )
+        return Split(pictures.images, pictures.labels, MEAN, STD)
+
+    train = part(count, seed, stream=0)
+    val = part(2_000, SPLIT_SEED, stream=1)
+    test = part(2_000, SPLIT_SEED, stream=2)
+    return Data("cued_shapes", len(SHAPES), SHAPES, (2 * TILE, 2 * TILE), MEAN, STD, train, val, test)
 
 
 def make_cued_shapes(
@@ -84,22 +90,26 @@ def make_cued_shapes(
     Raises:
         ValueError: an option out of range.
     """
-    check_number("count", count, low=1, high=2**31 - 1, whole=True)
-    check_number("seed", seed, high=2**63 - 1, whole=True)
-    check_number("stream", stream, high=2**63 - 1, whole=True)
-    check_number("objects", objects, low=1, high=3, whole=True)
+    count = check_number("count", count, low=1, high=2**31 - 1, whole=True)
+    seed = check_number("seed", seed, high=2**63 - 1, whole=True)
+    stream = check_number("stream", stream, high=2**63 - 1, whole=True)
+    objects = check_number("objects", objects, low=1, high=3, whole=True)
     check("cue_size", cue_size, cue_size in range(2, TILE - 1, 2), f"an even number in 2..{TILE - 2}")
-    check_number("noise", noise, high=1)
-    check_number("contrast", contrast, high=0.5)
+    noise = check_number("noise", noise, high=1)
+    contrast = check_number("contrast", contrast, high=0.5)
 
     def chunk(number: int) -> dict[str, Array]:
         rng = np.random.default_rng([seed, stream, number])
-        made = draw_chunk(rng, objects, cue_size, noise, contrast, masks)
-        return {name: values[: count - number * CHUNK] for name, values in made.items()}
+        drawn = draw_chunk(rng, objects, cue_size, noise, contrast, masks)
+        wanted = count - number * CHUNK  # fewer than a chunk in the last one
+        return {name: values[:wanted] for name, values in drawn.items()}
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        chunks = list(pool.map(chunk, range(-(-count // CHUNK))))
-    return CuedShapes(**{name: torch.from_numpy(np.concatenate([c[name] for c in chunks])) for name in chunks[0]})
+        chunks = list(pool.map(chunk, range(-(-count // CHUNK))))  # rounded up
+    fields = {}
+    for name in chunks[0]:
+        fields[name] = torch.from_numpy(np.concatenate([drawn[name] for drawn in chunks]))
+    return CuedShapes(**fields)
 
 
 def draw_chunk(
@@ -107,27 +117,34 @@ def draw_chunk(
 ) -> dict[str, Array]:
     """One chunk of images; arrays named as the fields of `CuedShapes`."""
     n, k = CHUNK, objects
-    labels = rng.permuted(np.tile(np.arange(len(SHAPES)), (n // len(SHAPES), 1)), axis=1).reshape(n)
-    shapes = np.concatenate([labels[:, None], rng.integers(len(SHAPES), size=(n, k - 1))], axis=1)
+    image = np.arange(n)  # the index of each image, to write into its quadrants
+    all_classes = np.tile(np.arange(len(SHAPES)), (n // len(SHAPES), 1))
+    labels = rng.permuted(all_classes, axis=1).reshape(n)  # each run of 8 images holds each class once
+    distractors = rng.integers(len(SHAPES), size=(n, k - 1))
+    shapes = np.concatenate([labels[:, None], distractors], axis=1)
     colours = np.array(list(permutations(range(3))))[rng.integers(6, size=n), :k]
     quadrants = np.array(list(permutations(range(4))))[rng.integers(24, size=n), : k + 1]
-    image = np.arange(n)[:, None]
+    of_objects, of_cue = quadrants[:, :k], quadrants[:, k]
 
     alpha = np.zeros((n, 4, TILE, TILE), np.float32)  # how much of a pixel is an object's or the cue's
-    alpha[image, quadrants[:, :k]] = draw_objects(rng, shapes)
-    alpha[image[:, 0], quadrants[:, k]], corners = draw_cues(rng, n, cue_size)
+    alpha[image[:, None], of_objects] = draw_objects(rng, shapes)
+    alpha[image, of_cue], corners = draw_cues(rng, n, cue_size)
     tint = np.zeros((n, 4, 3), np.float32)
-    tint[image, quadrants[:, :k]] = RGB[colours] * rng.uniform(0.8, 1, (n, k, 1)).astype(np.float32)
-    tint[image[:, 0], quadrants[:, k]] = RGB[colours[:, 0]]
+    brightness = rng.uniform(0.8, 1, (n, k, 1)).astype(np.float32)
+    tint[image[:, None], of_objects] = RGB[colours] * brightness
+    tint[image, of_cue] = RGB[colours[:, 0]]
 
     ground = untile(draw_gratings(rng, n, contrast) * (1 - alpha))
     pixels = rng.standard_normal((n, 3, 2 * TILE, 2 * TILE), np.float32)
     pixels *= 255 * noise
     for c in range(3):
-        pixels[:, c] += 255 * (ground + untile(alpha * tint[:, :, c, None, None])) + 0.5  # to round
+        figures = untile(alpha * tint[:, :, c, None, None])
+        pixels[:, c] += 255 * (ground + figures) + 0.5  # to round
     images = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
-    made = {"images": images, "labels": labels, "shapes": shapes, "colours": colours, "quadrants": quadrants}
-    return made | (ground_truth(alpha, quadrants, corners, cue_size) if masks else {})
+    drawn = {"images": images, "labels": labels, "shapes": shapes, "colours": colours, "quadrants": quadrants}
+    if masks:
+        drawn |= ground_truth(alpha, quadrants, corners, cue_size)
+    return drawn
 
 
 def untile(tiles: Array) -> Array:

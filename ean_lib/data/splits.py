@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ean_lib.checks import check, check_choice
+from ean_lib.checks import check, check_choice, plain
 
 AUGMENTATIONS = ("flip", "crop")
 SPLIT_SEED = 201114058  # the paper's arXiv number: search-val and test parts never depend on the user's seed
@@ -71,24 +71,22 @@ class Split:
                 whole numbers in 0..num_classes-1, a standard deviation that is not positive.
         """
         images, labels = torch.as_tensor(images), torch.as_tensor(labels)
-        shaped = images.ndim == 4 and images.shape[1] == 3 and 0 not in images.shape
-        check("the images' shape", tuple(images.shape), shaped, "(N, 3, H, W), none of them 0")
+        is_batch = images.ndim == 4 and images.shape[1] == 3 and 0 not in images.shape
+        check("the images' shape", tuple(images.shape), is_batch, "(N, 3, H, W), none of them 0")
         if images.is_floating_point():
-            if len(broken := (~images.flatten(1).isfinite().all(1)).nonzero()):
-                first = f"the first is image {int(broken[0])}; repair those images or leave them out"
-                raise ValueError(f"{len(broken)} of {len(images)} images hold NaN or infinite values, {first}")
-            span = images.min().item(), images.max().item()
-            check("values of float images", span, span[0] >= 0 and span[1] <= 1, "in 0..1 (scale them, or pass uint8)")
-            images = (images * 255).round().to(torch.uint8)
+            images = to_8_bits(images)
         check("images", images.dtype, images.dtype == torch.uint8, "uint8 (0..255) or float (0..1)")
-        given, whole = (labels.dtype, tuple(labels.shape)), labels.dtype in (torch.uint8, torch.int32, torch.int64)
-        per_image = f"whole numbers (uint8, int32, int64) of shape ({len(images)},), one per image"
-        check("labels", given, whole and labels.shape == (len(images),), per_image)
-        span = labels.min().item(), labels.max().item()
-        limit = span[1] + 1 if num_classes is None else num_classes
-        check("labels", span, span[0] >= 0 and span[1] < limit, f"numbers from 0 to {limit - 1}")
-        fine = len(mean) == len(std) == 3 and min(std) > 0
-        check("mean and std", (mean, std), fine, "three values each, std positive")
+
+        what_came = (labels.dtype, tuple(labels.shape))
+        one_per_image = labels.dtype in (torch.uint8, torch.int32, torch.int64) and labels.shape == (len(images),)
+        expected = f"whole numbers (uint8, int32, int64) of shape ({len(images)},), one per image"
+        check("labels", what_came, one_per_image, expected)
+        lowest, highest = labels.min().item(), labels.max().item()
+        limit = highest + 1 if num_classes is None else num_classes
+        check("labels", (lowest, highest), lowest >= 0 and highest < limit, f"numbers from 0 to {limit - 1}")
+
+        per_colour = len(mean) == len(std) == 3 and min(std) > 0
+        check("mean and std", (mean, std), per_colour, "three values each, std positive")
         return cls(images, labels.to(torch.int64), tuple(mean), tuple(std))
 
     def __len__(self) -> int:
@@ -107,10 +105,12 @@ class Split:
 
     def join(self, other: Split) -> Split:
         """Both parts' images as one split, as for retraining on train + search-val."""
-        ours, theirs = ((s.images.shape[1:], s.mean, s.std) for s in (self, other))
+        ours = (tuple(self.images.shape[1:]), self.mean, self.std)
+        theirs = (tuple(other.images.shape[1:]), other.mean, other.std)
         check("size, mean and std of the other part", theirs, ours == theirs, f"those of this one, {ours}")
         images = torch.cat([self.images, other.images])
-        return Split(images, torch.cat([self.labels, other.labels]), self.mean, self.std)
+        labels = torch.cat([self.labels, other.labels])
+        return Split(images, labels, self.mean, self.std)
 
     def on(self, device: torch.device | str) -> Batch:
         """Images as uint8 (N, H, W, 3) and labels on `device`, moved there the first time only."""
@@ -138,7 +138,8 @@ class Split:
         """
         shares = rank_slices(len(self), batch_size, drop_last, rank, world)
         images, labels = self.on(device)
-        device, (count, height, width, _) = images.device, images.shape
+        device = images.device
+        count, height, width, _ = images.shape
         order = epoch_order(count, augment, generator).to(device)
         flip = corner = None
         if "flip" in augment:
@@ -147,7 +148,7 @@ class Split:
             tops = torch.randint(2 * border(height) + 1, (count,), generator=generator)
             lefts = torch.randint(2 * border(width) + 1, (count,), generator=generator)
             corner = torch.stack([tops, lefts]).to(device)
-        # one multiply-add; a constant per number of the image is far faster than one per colour
+        # (x / 255 - mean) / std in one multiply-add; a constant per number of the image is far faster than per colour
         std = torch.tensor(self.std, device=device)
         scale = (1 / (255 * std)).repeat(height * width)
         shift = (-torch.tensor(self.mean, device=device) / std).repeat(height * width)
@@ -155,14 +156,32 @@ class Split:
         def epoch() -> Iterator[Batch]:
             for share in shares:
                 x = images.index_select(0, order[share])
+                y = labels.index_select(0, order[share])
                 if flip is not None:
                     x = torch.where(flip[share], x.flip(2), x)
                 if corner is not None:
                     x = crop(x, *corner[:, share])
                 x = torch.addcmul(shift, x.flatten(1).to(torch.float32), scale)
-                yield (x.view(len(x), height, width, 3).permute(0, 3, 1, 2), labels.index_select(0, order[share]))
+                x = x.view(len(x), height, width, 3)
+                yield x.permute(0, 3, 1, 2), y
 
         return epoch()
+
+
+def to_8_bits(images: Tensor) -> Tensor:
+    """Float images (N, 3, H, W) in 0..1, rounded to uint8.
+
+    Raises:
+        ValueError: if values are not finite, or out of range.
+    """
+    broken = (~images.flatten(1).isfinite().all(1)).nonzero()
+    if len(broken):
+        first = f"the first is image {int(broken[0])}; repair those images or leave them out"
+        raise ValueError(f"{len(broken)} of {len(images)} images hold NaN or infinite values, {first}")
+    lowest, highest = images.min().item(), images.max().item()
+    in_range = lowest >= 0 and highest <= 1
+    check("values of float images", (lowest, highest), in_range, "in 0..1 (scale them, or pass uint8)")
+    return (images * 255).round().to(torch.uint8)
 
 
 def border(size: int) -> int:
@@ -189,7 +208,9 @@ def epoch_order(count: int, augment: Sequence[str], generator: torch.Generator |
         check_choice("augmentation", name, AUGMENTATIONS)
     if augment and generator is None:
         raise ValueError("augment needs a generator: pass generator=torch.Generator() or augment=()")
-    return torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+    if generator is None:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)
 
 
 def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: int) -> list[slice]:
@@ -198,13 +219,16 @@ def rank_slices(count: int, batch_size: int, drop_last: bool, rank: int, world: 
     Raises:
         ValueError: unless batch_size is a positive multiple of world, and rank in 0..world-1.
     """
-    fine = 0 <= rank < world and batch_size >= 1 and batch_size % world == 0
+    divisible = 0 <= rank < world and batch_size >= 1 and batch_size % world == 0
     expected = f"a positive multiple of the number of processes (world={world}), and rank={rank} below that"
-    check("batch_size", batch_size, fine, expected)
+    check("batch_size", batch_size, divisible, expected)
+    end = count - count % batch_size if drop_last else count
     slices = []
-    for first in range(0, count - batch_size + 1 if drop_last else count, batch_size):
+    for first in range(0, end, batch_size):
         size = min(batch_size, count - first)
-        slices.append(slice(first + size * rank // world, first + size * (rank + 1) // world))
+        start = first + size * rank // world
+        stop = first + size * (rank + 1) // world
+        slices.append(slice(start, stop))
     return slices
 
 
@@ -213,7 +237,8 @@ def class_balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     shuffled = torch.randperm(len(labels), generator=generator)
     drawn = pd.DataFrame({"label": labels[shuffled].numpy()})
     drawn["round"] = drawn.groupby("label").cumcount()  # how many images of its own class come before each image
-    return shuffled[torch.tensor(drawn.sort_values(["round", "label"]).index)]
+    by_round = drawn.sort_values(["round", "label"])
+    return shuffled[torch.tensor(by_round.index)]
 
 
 def hold_out(split: Split, per_class: int) -> tuple[Split, Split]:
@@ -225,7 +250,8 @@ def hold_out(split: Split, per_class: int) -> tuple[Split, Split]:
     sizes = torch.bincount(split.labels)
     fewest = int(sizes.min())
     limits = f"in 1..{fewest - 1}, as the smallest class has {fewest} training images and one must be left"
-    check("val_per_class", per_class, 1 <= per_class < fewest, limits)
+    per_class = plain(per_class)
+    check("val_per_class", per_class, type(per_class) is int and 1 <= per_class < fewest, limits)
     order = class_balanced_order(split.labels, torch.Generator().manual_seed(SPLIT_SEED))
     held_out, rest = order.tensor_split([per_class * len(sizes)])
     return split.select(rest.sort().values), split.select(held_out.sort().values)
@@ -239,5 +265,8 @@ def take(split: Split, subset: int | None, seed: int) -> Split:
     """
     if subset is None:
         return split
-    check("subset", subset, 1 <= subset <= len(split), f"in 1..{len(split)}, the training images there are")
-    return split.select(class_balanced_order(split.labels, torch.Generator().manual_seed(seed))[:subset])
+    subset = plain(subset)
+    limits = f"in 1..{len(split)}, the training images there are"
+    check("subset", subset, type(subset) is int and 1 <= subset <= len(split), limits)
+    order = class_balanced_order(split.labels, torch.Generator().manual_seed(seed))
+    return split.select(order[:subset])

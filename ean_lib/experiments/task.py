@@ -1,6 +1,7 @@
 """The task of an experiment: which images to learn, and with which network."""
 
 import functools
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +44,9 @@ class Task:
     def data(self, root: str | None = None) -> Data:
         wanted = {"objects": self.objects, "setting": self.setting, "pictures": self.pictures, "cue": self.cue}
         options = {name: value for name, value in wanted.items() if value is not None}
-        return _load_data(self.dataset, root=root, subset=self.subset, **options)
+        # The same name means other data after a change of directory or of EAN_DATA: both belong to the cache's key.
+        place = (os.getcwd(), os.environ.get("EAN_DATA"))
+        return _load_data(place, self.dataset, root=root, subset=self.subset, **options)
 
     def network(
         self, num_classes: int, scheme: Scheme | None = None, share: Share = "stage", seed: int = 0
@@ -64,4 +67,6 @@ class Task:
         return build_network(self.backbone, width=8, blocks=self.blocks).stages
 
 
-_load_data = functools.lru_cache(maxsize=2)(load_data)
+@functools.lru_cache(maxsize=2)
+def _load_data(_place: tuple[str, str | None], dataset: str, **options: Any) -> Data:
+    return load_data(dataset, **options)

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import io
 import random
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import ean_lib.data.folder as module
 from ean_lib.data import Split, load_data
 from ean_lib.data.folder import LazySplit, random_box
+from ean_lib.experiments.task import Task
 
 
 def write_images(folder, count, seed, size=(40, 30)):
@@ -212,3 +216,140 @@ def test_a_test_part_of_other_classes_is_refused(pictures, tmp_path):
 def test_wrong_options_are_refused(pictures, options, message):
     with pytest.raises(ValueError, match=message):
         load_data(f"image_folder:{pictures}", **({"size": 8} | options))
+
+
+def grey_folder(root, values, **save):
+    """Two classes of three pictures of one grey value each."""
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(values).save(root / name / f"{i}.{save.get('ending', 'png')}")
+    return load_data(f"image_folder:{root}", size=8, workers=0)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (257, 1), (32896, 128), (65535, 255), (65406, 254)])
+def test_16_bit_grey_pictures_are_scaled_to_8_bits(tmp_path, value, expected):
+    data = grey_folder(tmp_path, np.full((10, 10), value, dtype=np.uint16))
+    assert (data.train.images == expected).all()
+
+
+def test_16_bit_grey_tiffs_are_scaled_too(tmp_path):
+    data = grey_folder(tmp_path, np.full((10, 10), 32896, dtype=np.uint16), ending="tiff")
+    assert (data.train.images == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(np.int32, "32-bit whole numbers"), (np.float32, "floating-point numbers")]
+)
+def test_pictures_of_unknown_range_are_refused_by_name(tmp_path, kind, words):
+    message = rf"0\.tiff cannot be read as an image \(its pixels are {words}, and which value is white is unknown"
+    with pytest.raises(ValueError, match=message):
+        grey_folder(tmp_path, np.full((10, 10), 1000, dtype=kind), ending="tiff")
+
+
+def test_what_programs_leave_unseen_in_a_folder_is_skipped(copy):
+    expected = load_data(f"image_folder:{copy}", size=8, workers=0)
+    write_images(copy / ".ipynb_checkpoints", 2, seed=9)
+    write_images(copy / "dog" / ".ipynb_checkpoints", 2, seed=9)
+    write_images(copy / "__MACOSX", 2, seed=9)
+    (copy / ".DS_Store").write_bytes(b"x")
+    for name in ("._3.png", ".hidden.png", "Thumbs.db", "desktop.ini"):
+        (copy / "cat" / name).write_bytes(b"no image")
+    data = load_data(f"image_folder:{copy}", size=8, workers=0)
+    assert data.class_names == ("cat", "dog", "owl")
+    for part in ("train", "val", "test"):
+        assert getattr(data, part).checksum == getattr(expected, part).checksum
+
+
+def test_a_dataset_in_a_hidden_folder_is_read(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / ".cache" / "pictures")
+    assert len(load_data(f"image_folder:{tmp_path / '.cache' / 'pictures'}", size=8, memory_gb=0).train) == 27
+
+
+def test_a_relative_folder_is_still_there_after_a_change_of_directory(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(copy.parent)
+    data = load_data("image_folder:copy", size=8, memory_gb=0)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(list(data.train.batches(9))) == 3
+    assert data.name == "image_folder:copy"
+
+
+def test_a_task_does_not_take_another_folder_of_the_same_name_for_its_own(copy, tmp_path, monkeypatch):
+    task = Task("image_folder:copy")
+    monkeypatch.chdir(copy.parent)
+    first = task.data()
+    other = tmp_path / "elsewhere"
+    shutil.copytree(copy, other / "copy")
+    (other / "copy" / "cat" / "0.png").unlink()
+    monkeypatch.chdir(other)
+    assert len(task.data().train) == len(first.train) - 1
+
+
+def test_a_home_directory_that_nobody_knows_is_a_sentence(monkeypatch):
+    def unknown(_path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("EAN_DATA", raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    for name in ("cifar10", "cued_photos", "image_folder:~/pictures"):
+        with pytest.raises(ValueError, match=r"cannot be found: Could not determine .* set the .* HOME, or name"):
+            load_data(name)
+    assert len(load_data("cued_shapes", subset=8).train) == 8
+
+
+CONTENTS = st.sampled_from(["rgb", "grey", "grey 16", "grey 32", "palette", "alpha", "empty", "text", "cut", "folder"])
+NAMES = st.sampled_from(["1.png", "2.PNG", "3.jpg", "é.png", ".x.png", "Thumbs.db", "a b.bmp", "no ending", "4.tiff"])
+FOLDERS = st.sampled_from(
+    ["a", "b", "c", "train/a", "train/b", "val/a", "val/b", "test/a", ".c", "a/deep", "train", ""]
+)
+
+
+def write_anything(file, content):
+    modes = {
+        "rgb": "RGB",
+        "grey": "L",
+        "grey 16": "I;16",
+        "grey 32": "I",
+        "palette": "P",
+        "alpha": "RGBA",
+        "cut": "RGB",
+    }
+    if content == "folder":
+        file.mkdir(exist_ok=True)
+    elif content in modes:
+        buffer = io.BytesIO()
+        Image.new(modes[content], (5, 7)).save(buffer, "TIFF" if content == "grey 32" else "PNG")
+        written = buffer.getvalue()
+        file.write_bytes(written[: len(written) // 2] if content == "cut" else written)
+    else:
+        file.write_bytes(b"" if content == "empty" else b"some text")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    files=st.dictionaries(st.tuples(FOLDERS, NAMES), CONTENTS, max_size=12),
+    memory_gb=st.sampled_from([0, 1]),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "subset": st.sampled_from([0, 1, 2, 5, -1, 2.5, "three", np.int64(2)]),
+            "val_per_class": st.sampled_from([0, 1, 2, 1.5, None]),
+            "seed": st.sampled_from([0, 2**40, -1, "one", 2**70]),
+        },
+    ),
+)
+def test_any_small_folder_is_a_dataset_or_a_sentence(files, memory_gb, options):
+    with tempfile.TemporaryDirectory() as root:
+        for (folder, name), content in files.items():
+            file = Path(root, folder, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                write_anything(file, content)
+        try:
+            data = load_data(f"image_folder:{root}", size=8, memory_gb=memory_gb, workers=1, **options)
+            for part in (data.train, data.val, data.test):
+                for x, y in part.batches(4):
+                    assert x.shape[1:] == (3, 8, 8) and y.min() >= 0 and y.max() < data.num_classes
+        except ValueError as error:
+            assert len(str(error).split()) > 5

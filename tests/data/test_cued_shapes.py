@@ -129,7 +129,7 @@ def test_mean_and_std_describe_the_images():
         ({"noise": -0.1}, "noise must be a finite number in 0..1, got -0.1"),
         ({"noise": float("nan")}, "noise must be a finite number in 0..1, got nan"),
         ({"contrast": 0.6}, "contrast must be a finite number in 0..0.5"),
-        ({"subset": 0}, "count must be a whole number in 1..2147483647, got 0"),
+        ({"subset": 0}, "subset must be a whole number in 1..2147483647, got 0"),
         ({"seed": -1}, "seed must be a whole number in 0..9223372036854775807, got -1"),
         ({"cuesize": 4}, "no option 'cuesize'. Did you mean 'cue_size'"),
     ],

@@ -31,9 +31,8 @@ from ean_lib.attention.common import statistics_dtype
 from ean_lib.checks import Count, Fraction, NotNegative, Positive, Seed, check, check_options
 from ean_lib.data import Data, Split
 from ean_lib.devices import find_precision, find_processes
-from ean_lib.learning.evaluate import check_scores
 from ean_lib.learning.joined_batchnorm import joined_batchnorm
-from ean_lib.networks import Network, check_scheme, network_dtype
+from ean_lib.networks import Network, check_scheme, check_scores, network_dtype
 from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
 from ean_lib.supernet.samplers import SAMPLERS, SCHEMES_PER_STEP

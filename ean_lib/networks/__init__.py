@@ -22,6 +22,7 @@ from ean_lib.networks.contract import (
 )
 from ean_lib.networks.modes import eval_mode
 from ean_lib.networks.resnet import AttentionResNet
+from ean_lib.networks.scores import check_scores, find_broken
 from ean_lib.networks.state_dicts import check_state_dict, mismatches
 
 __all__ = [
@@ -37,9 +38,11 @@ __all__ = [
     "attention_modules",
     "build_network",
     "check_scheme",
+    "check_scores",
     "check_state_dict",
     "connect",
     "eval_mode",
+    "find_broken",
     "is_chain",
     "mismatches",
     "network_dtype",

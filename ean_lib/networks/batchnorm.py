@@ -10,6 +10,7 @@ and variances of the parts are pooled, with the spread between the parts. The fi
 from one batch, later ones nearly the same.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -87,10 +88,11 @@ def reestimate_batchnorm(
 def in_parts(images: Tensor) -> tuple[Tensor, ...]:
     """Images (B, C, H, W) in parts of equal size (or one less) and of at most `PIXELS_AT_ONCE` pixels.
 
-    A part has at least two images, since BatchNorm cannot take the variance of one value.
+    A part has at least two images all the same, since BatchNorm cannot take the variance of one value.
     """
     count, _, height, width = images.shape
-    parts = -(-count * height * width // PIXELS_AT_ONCE)  # rounded up
+    most = max(2, PIXELS_AT_ONCE // (height * width))  # images in a part
+    parts = math.ceil(count / most)
     return images.tensor_split(max(1, min(parts, count // 2)))
 
 
@@ -114,6 +116,8 @@ def measuring(norms: Iterable[nn.Module], record: Record) -> Iterator[None]:
             norm.running_var = torch.ones_like(norm.running_var)
             norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
             norm.momentum = 1.0  # running statistics are then those of the last batch alone
+            if isinstance(norm, nn.SyncBatchNorm):
+                norm.__class__ = nn.BatchNorm2d  # it would wait for processes that measure nothing
             norm.training = True
             stack.enter_context(norm.register_forward_hook(note))
         yield
@@ -133,9 +137,9 @@ def using(record: Record) -> Iterator[None]:
 def _kept(norm: nn.Module) -> Iterator[None]:
     """A BatchNorm's statistics and modes as they were, also after an error."""
     statistics = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    modes = norm.momentum, norm.training
+    modes = norm.momentum, norm.training, norm.__class__
     try:
         yield
     finally:
         norm.running_mean, norm.running_var, norm.num_batches_tracked = statistics
-        norm.momentum, norm.training = modes
+        norm.momentum, norm.training, norm.__class__ = modes

@@ -14,7 +14,7 @@ from torch import Tensor
 from ean_lib.checks import check, check_number, plain
 from ean_lib.data import Data, Split
 from ean_lib.devices import find_device
-from ean_lib.networks import Network, check_scheme, is_chain, network_dtype
+from ean_lib.networks import Network, check_scheme, check_scores, find_broken, is_chain, network_dtype
 from ean_lib.schemes import Scheme
 from ean_lib.supernet.one_by_one import OneByOne
 from ean_lib.supernet.prefix_walk import PrefixWalk
@@ -46,8 +46,8 @@ class Scorer:
     Calling it with schemes returns their accuracies in %, in order.
 
     Raises:
-        ValueError: for bad options; when called, if a scheme does not fit the network, or its class scores are not
-            finite, as with broken weights.
+        ValueError: for bad options; when called, if a scheme does not fit the network, if the network has fewer outputs
+            than there are classes, or if its class scores are not finite, as with broken weights.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Scorer:
         self.device = find_device(device)
         self.net = copy.deepcopy(net).to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.split: Split = data.val
+        self._classes = data.num_classes
         self.batch_size = check_number("batch_size", batch_size, low=1, whole=True)
         check("known", known, known is None or isinstance(known, Mapping), "accuracies by scheme")
         self.known: dict[Scheme, float] = {}
@@ -96,18 +97,11 @@ class Scorer:
         finite = {scheme: torch.ones((), dtype=torch.bool, device=self.device) for scheme in schemes}
         for x, y in self.split.batches(self.batch_size, device=self.device):
             for scheme, scores in passes(x.to(self._dtype)):
+                check_scores(scores, len(y), self._classes)
                 correct[scheme] += (scores.argmax(1) == y).sum()
                 finite[scheme] &= scores.isfinite().all()
         for scheme in schemes:
             if not finite[scheme]:
-                raise ValueError(
-                    f"the class scores of scheme {scheme} are NaN or infinite, so it has no accuracy: {self._reason()}"
-                )
+                what = f"the class scores of scheme {scheme} are NaN or infinite, so it has no accuracy"
+                raise ValueError(f"{what}: {find_broken(self.net)}")
         return {scheme: 100 * int(hits) / len(self.split) for scheme, hits in correct.items()}
-
-    def _reason(self) -> str:
-        """What may have made the scores NaN or infinite, and what to do."""
-        for name, values in self.net.state_dict().items():
-            if not values.isfinite().all():
-                return f"the network's {name} holds such values; train it again (with a lower lr) or load other weights"
-        return f"the weights are finite, so {self._dtype} may be too narrow for them, or the images hold such values"

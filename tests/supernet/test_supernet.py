@@ -186,6 +186,12 @@ def test_scorer_names_a_scheme_that_the_network_cannot_compute() -> None:
         Scorer(tiny_net().prune("00-00-1"), tiny_data())([Scheme.full(STAGES)])
 
 
+def test_a_network_with_fewer_outputs_than_classes_is_refused() -> None:
+    net = build_network("resnet20", "se", num_classes=3, width=8, stages=STAGES, seed=0)
+    with pytest.raises(ValueError, match="3 outputs, but the labels go up to class 3: build it with num_classes=4"):
+        Scorer(net, tiny_data())([Scheme.full(STAGES)])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_broken_weights_have_no_accuracy(value: float) -> None:
     """NaN scores would all be the first class: 25 % here, which looks plausible."""

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ean_lib.attention.common import statistics_dtype
 from ean_lib.checks import check
-from ean_lib.networks import Network, eval_mode
+from ean_lib.networks import Network, eval_mode, network_dtype
 from ean_lib.schemes import Scheme
 
 Targets = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
@@ -48,11 +48,13 @@ def grad_cam(
     Raises:
         ValueError: for targets, layers, calls and shapes that make no map.
     """
-    check("the images' shape", tuple(x.shape), x.dim() == 4, "(batch, channels, height, width)")
-    module, count = _find_layer(net, layer), len(x)
+    x = _images_for(net, x)
+    module = _find_layer(net, layer)
+    count = len(x)
     calls: list[Tensor] = []  # the layer's output at each call
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        """Note the output, and pass a copy on: a later operation in place then changes the copy."""
         first = output[0] if isinstance(output, tuple) else output
         if not isinstance(first, Tensor) or first.dim() != 4 or len(first) != count:
             raise ValueError(f"a map needs an output ({count}, channels, height, width), the layer's is {_kind(first)}")
@@ -65,18 +67,41 @@ def grad_cam(
         x = x.clone() if x.is_inference() else x.detach()
         with eval_mode(net), module.register_forward_hook(keep):
             scores = net(x) if scheme is None else net(x, scheme)
-        activation = _choose_call(calls, call_index)
+        activation = _choose_call(calls, call_index)  # (B, K, h, w)
+
         with torch.enable_grad():
-            values = _target_values(scores, targets, count).sum()
-        gradient = torch.autograd.grad(values, activation, allow_unused=True)[0] if values.requires_grad else None
+            values = _target_values(scores, targets, count).sum()  # images do not mix, so one sum serves all of them
+        gradient = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values, activation, allow_unused=True)
         if gradient is None:
             raise ValueError("the targets' scores do not depend on the layer's output; choose a layer before them")
+
         dtype = statistics_dtype(activation)
         weights = gradient.to(dtype).mean((2, 3), keepdim=True)  # (B, K, 1, 1)
         maps = torch.relu((weights * activation.detach().to(dtype)).sum(1, keepdim=True))  # (B, 1, h, w)
+        if not maps.isfinite().all():
+            raise ValueError("the map holds NaN or infinite values: look for such values in the images or the weights")
         maps = _stretch(maps) if normalize else maps
         maps = F.interpolate(maps, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return _stretch(maps) if normalize else maps
+
+
+def _images_for(net: nn.Module, x: Tensor) -> Tensor:
+    """Images (B, C, H, W) in the type of the network's numbers.
+
+    Raises:
+        ValueError: if they are no such images, or lie on another device than the network.
+    """
+    check("the images' shape", tuple(x.shape), x.dim() == 4, "(batch, channels, height, width)")
+    check("the number of images", len(x), len(x) > 0, "at least one")
+    check("the images", x.dtype, x.is_floating_point(), "floating-point numbers, normalised as for training")
+    parameter = next(net.parameters(), None)
+    if parameter is None:
+        return x
+    if x.device != parameter.device:
+        raise ValueError(f"the images are on {x.device}, the network is on {parameter.device}: move one of them")
+    return x.to(network_dtype(net))
 
 
 def _kind(value: Any) -> str:
@@ -99,10 +124,13 @@ def _choose_call(calls: list[Tensor], index: int | None) -> Tensor:
     if not calls:
         why = "it may belong to a block that the scheme does not connect (or to a compiled network: give the plain one)"
         raise ValueError(f"the layer was not called in the forward pass: {why}")
-    if (index is None and len(calls) > 1) or not -len(calls) <= (index or 0) < len(calls):
-        advice = f"say which by call_index=0 to {len(calls) - 1}" + ("" if index is None else f", not {index}")
+    if index is None and len(calls) == 1:
+        return calls[0]
+    if index is None or not -len(calls) <= index < len(calls):
+        advice = f"say which by call_index=0 to {len(calls) - 1}"
+        advice += "" if index is None else f", not {index}"
         raise ValueError(f"the layer was called {len(calls)} times, and each call has its own map; {advice}")
-    return calls[index or 0]
+    return calls[index]
 
 
 def _target_values(scores: Any, targets: Targets, count: int) -> Tensor:
@@ -136,20 +164,23 @@ def attention_gates(net: Network, x: Tensor, scheme: Any = None) -> dict[tuple[i
         module that weights channels (se, dia, eca), and (B, groups, h, w) of one that weights positions (sge).
 
     Raises:
-        ValueError: if a module has no method `gate(x, state)`.
+        ValueError: if a module has no method `gate(x, state)`, or x is no batch of images.
     """
-    scheme = net.scheme if scheme is None else Scheme.parse(scheme, net.stages)
-    blocks = [(s, i, module) for (s, i, module), on in zip(net.connections(), scheme.bits, strict=True) if on]
-    modules = {module for _, _, module in blocks if module is not None}
-    gates: list[Tensor] = []
+    x = _images_for(net, x)
+    scheme = Scheme.parse(net.scheme if scheme is None else scheme, net.stages)
+    connected = [place for place, bit in zip(net.connections(), scheme.bits, strict=True) if bit]
+    gates: list[Tensor] = []  # of one call after another, so in the order of the blocks
+
+    def note(module: nn.Module, inputs: Any, _output: Any) -> None:
+        gates.append(module.gate(*inputs))
+
     with torch.no_grad(), eval_mode(net), ExitStack() as hooks:
-        for module in modules:
+        for module in {module for _, _, module in connected if module is not None}:  # a shared one once
             if not hasattr(module, "gate"):
                 raise ValueError(f"{type(module).__name__} has no single gate; these have one: se, dia, eca, sge")
-            hook = module.register_forward_hook(lambda called, inputs, _output: gates.append(called.gate(*inputs)))
-            hooks.enter_context(hook)
+            hooks.enter_context(module.register_forward_hook(note))
         net(x, scheme)
-    return {(s, i): gate for (s, i, _), gate in zip(blocks, gates, strict=True)}
+    return {(stage, block): gate for (stage, block, _), gate in zip(connected, gates, strict=True)}
 
 
 def _check(maps: Tensor, masks: Tensor) -> None:
@@ -205,22 +236,26 @@ def deletion_insertion(
 
     What stands for "no pixel" is the image under a Gaussian blur of an eighth of its size.
     """
+    x = _images_for(net, x)
     if maps.shape != (len(x), *x.shape[-2:]) or callable(targets) or steps < 1:
         raise ValueError(f"expected maps like images {_kind(x)}, class indices and steps >= 1, got maps {_kind(maps)}")
-    sigma = min(x.shape[-2:]) / 8
+    height, width = x.shape[-2:]
+    sigma = min(height, width) / 8
     blurred = gaussian_blur(x, 2 * round(2 * sigma) + 1, sigma)
-    rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1).view(len(x), 1, *x.shape[-2:])
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(1).view(len(x), 1, height, width)  # of each pixel, 0 where the map is highest
     fractions = torch.linspace(0, 1, steps + 1, device=x.device)
+    arguments = () if scheme is None else (scheme,)
     points = []
-    given = () if scheme is None else (scheme,)
     with torch.no_grad(), eval_mode(net):
-        targets = net(x, *given).argmax(1) if targets is None else targets
+        targets = net(x, *arguments).argmax(1) if targets is None else targets
         for fraction in fractions:
-            chosen = rank < torch.round(fraction * x[0, 0].numel())
-            both = torch.cat([torch.where(chosen, blurred, x), torch.where(chosen, x, blurred)])
-            probabilities = net(both, *given).float().softmax(1)
-            points.append([_target_values(p, targets, len(x)) for p in probabilities.chunk(2)])
-    return Curves(fractions, *(torch.stack(curve, dim=1) for curve in zip(*points, strict=True)))
+            chosen = rank < torch.round(fraction * height * width)
+            deleted, inserted = torch.where(chosen, blurred, x), torch.where(chosen, x, blurred)
+            probabilities = net(torch.cat([deleted, inserted]), *arguments).float().softmax(1)
+            points.append([_target_values(half, targets, len(x)) for half in probabilities.chunk(2)])
+    deletion, insertion = (torch.stack(curve, dim=1) for curve in zip(*points, strict=True))  # (B, S + 1)
+    return Curves(fractions, deletion, insertion)
 
 
 def edge_map(x: Tensor) -> Tensor:
@@ -230,7 +265,8 @@ def edge_map(x: Tensor) -> Tensor:
     """
     sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], device=x.device, dtype=x.dtype)
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    across, down = F.conv2d(grey, torch.stack([sobel, sobel.T])[:, None]).unbind(1)
+    filters = torch.stack([sobel, sobel.T])[:, None]  # (2, 1, 3, 3): changes from left to right, and from top to bottom
+    across, down = F.conv2d(grey, filters).unbind(1)
     return _stretch(torch.hypot(across, down))
 
 

@@ -16,12 +16,13 @@ from torch import nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from ean_lib.checks import check, check_number
+from ean_lib.checks import check, check_number, plain
 from ean_lib.devices import device_name, find_device
-from ean_lib.networks import Network
+from ean_lib.networks import Network, network_dtype
 
 WARMUP = 3  # forward passes of each network before the first round
 BLOCK_S = 0.02  # a timing repeats the pass for about so many seconds, and gives the mean
+MOST_PASSES = 1000  # in one timing, of a network that takes next to no time
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
         net: counted in eval mode, on a copy.
         input_shape: (B, C, H, W) of a batch; one image of it is counted.
     """
-    _check_shape(input_shape)
+    _, *of_one_image = _check_shape(input_shape)
     net = copy.deepcopy(net).eval()
-    first = next(net.parameters(), torch.empty(0))
-    x = torch.zeros(1, *input_shape[1:], device=first.device, dtype=first.dtype)
+    device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+    x = torch.zeros(1, *of_one_image, device=device, dtype=network_dtype(net))
     with FlopCounterMode(display=False) as counter:
         net(x)
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2  # a multiplication and an addition are two operations, and one MAC
 
 
 def latency(
@@ -91,7 +92,7 @@ def latency(
 
     Args:
         networks: the backbone should be one of them.
-        input_shape: (B, C, H, W) of the random input, which is float32 and in channels-last order.
+        input_shape: (B, C, H, W) of the random input, which is of each network's own type, in channels-last order.
         device: "auto" takes a GPU if there is one. GPU time is waited for.
         rounds: timings of each network. The order is shifted by one network from round to round.
 
@@ -102,20 +103,25 @@ def latency(
         ValueError: if a number is out of range, or there is no such device.
     """
     check_number("rounds", rounds, low=1, whole=True)
-    _check_shape(input_shape)
+    input_shape = _check_shape(input_shape)
     target = find_device(device)
-    x = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
+    x = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
     x = x.to(target, memory_format=torch.channels_last)
     timers = []
     for net in networks:
-        net = copy.deepcopy(net).eval().to(target, memory_format=torch.channels_last)
-        timers.append(Timer("net(x)", globals={"net": net, "x": x}, num_threads=torch.get_num_threads()))
+        copied = copy.deepcopy(net).eval().to(target, memory_format=torch.channels_last)
+        names = {"net": copied, "x": x.to(network_dtype(copied))}
+        timers.append(Timer("net(x)", globals=names, num_threads=torch.get_num_threads()))
     times = np.empty((len(timers), rounds))
     with torch.inference_mode():
-        # timeit waits for the GPU before and after, and makes a few passes of its own first.
-        passes = [max(1, min(1000, round(BLOCK_S / timer.timeit(WARMUP).median))) for timer in timers]
+        passes = []  # of each network in a timing
+        for timer in timers:
+            # timeit waits for the GPU before and after, and makes a few passes of its own first.
+            seconds = timer.timeit(WARMUP).median
+            passes.append(max(1, min(MOST_PASSES, round(BLOCK_S / seconds))))
         for number in range(rounds):
-            for i in np.roll(range(len(timers)), -number):
+            in_turn = np.roll(range(len(timers)), -number)
+            for i in in_turn:
                 times[i, number] = 1000 * timers[i].timeit(passes[i]).median
     return times
 
@@ -137,26 +143,38 @@ def measure(
         ValueError: if there is no network, and as `latency`.
     """
     check("the networks to measure", networks, bool(networks), "at least one, by name")
-    pruned = [n.prune() if isinstance(n, Network) else n for n in (backbone, *networks.values())]
-    fused = [n.fuse() if isinstance(n, Network) else n for n in pruned]
+    pruned = [_pruned(net) for net in (backbone, *networks.values())]
+    deployed = [net.fuse() if isinstance(net, Network) else net for net in pruned]
     target = find_device(device)
-    times = latency(fused, input_shape, target, rounds=rounds)
+    times = latency(deployed, input_shape, target, rounds=rounds)  # (networks, rounds), the backbone first
     parameters = [count_parameters(net) for net in pruned]
-    macs = [count_macs(net, input_shape) for net in fused]
+    macs = [count_macs(net, input_shape) for net in deployed]
     _, backbone_ms, _ = quartiles(times[0])
     results = {}
     for i, name in enumerate(networks, start=1):
         low_ms, median_ms, high_ms = quartiles(times[i])
         low, increment, high = quartiles(relative_time_increment(times[i], times[0]))
         results[name] = Measurement(
-            parameters=parameters[i], extra_parameters=parameters[i] - parameters[0],
-            macs=macs[i], extra_macs=macs[i] - macs[0],
-            median_ms=median_ms, quartiles_ms=(low_ms, high_ms), backbone_ms=backbone_ms,
+            parameters=parameters[i],
+            extra_parameters=parameters[i] - parameters[0],
+            macs=macs[i],
+            extra_macs=macs[i] - macs[0],
+            median_ms=median_ms,
+            quartiles_ms=(low_ms, high_ms),
+            backbone_ms=backbone_ms,
             time_increment=relative_time_increment(median_ms, backbone_ms),
-            paired_increment=increment, paired_quartiles=(low, high), rounds=rounds,
-            input_shape=tuple(input_shape), device=device_name(target.type), threads=torch.get_num_threads(),
-        )  # fmt: skip
+            paired_increment=increment,
+            paired_quartiles=(low, high),
+            rounds=rounds,
+            input_shape=_check_shape(input_shape),
+            device=device_name(target.type),
+            threads=torch.get_num_threads(),
+        )
     return results
+
+
+def _pruned(net: nn.Module) -> nn.Module:
+    return net.prune() if isinstance(net, Network) else net
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -164,6 +182,9 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return np.quantile(values, [0.25, 0.5, 0.75]).tolist()
 
 
-def _check_shape(shape: Sequence[int]) -> None:
-    fine = isinstance(shape, Sequence) and len(shape) == 4 and all(type(n) is int and n >= 1 for n in shape)
-    check("input_shape", shape, fine, "four positive integers (B, C, H, W), such as (64, 3, 32, 32)")
+def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """A batch's shape in Python's own numbers; `ValueError` where it is none."""
+    sizes = tuple(plain(size) for size in shape) if isinstance(shape, Sequence) else ()
+    is_shape = len(sizes) == 4 and all(type(size) is int and size >= 1 for size in sizes)
+    check("input_shape", shape, is_shape, "four positive integers (B, C, H, W), such as (64, 3, 32, 32)")
+    return sizes

@@ -438,3 +438,28 @@ def test_gates_of_all_blocks_are_the_default_and_cbam_has_none(net, x):
     assert attention_gates(net, x, Scheme.none(net.stages)) == {}
     with pytest.raises(ValueError, match="CBAM has no single gate"):
         attention_gates(tiny_net("cbam"), x)
+
+
+def test_no_pictures_whole_numbers_and_weights_that_are_not_finite_make_no_map(net, x):
+    for use in (grad_cam, attention_gates, lambda net, x: deletion_insertion(net, x, torch.zeros(len(x), 16, 16))):
+        with pytest.raises(ValueError, match="the number of images must be at least one, got 0"):
+            use(net, x[:0])
+        with pytest.raises(ValueError, match=r"floating-point numbers, normalised as for training, got torch\.uint8"):
+            use(net, x.to(torch.uint8))
+    with torch.no_grad():
+        net.layer3.blocks[-1].conv1.weight[0] = float("nan")
+    with pytest.raises(ValueError, match="the map holds NaN or infinite values"):
+        grad_cam(net, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_get_the_type_of_the_network(net, x, dtype):
+    net.to(dtype)
+    assert grad_cam(net, x).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert attention_gates(net, x).keys() == attention_gates(net, x.to(dtype)).keys()
+    assert deletion_insertion(net, x, grad_cam(net, x), steps=2).deletion.shape == (3, 3)
+
+
+def test_images_on_another_device_than_the_network_are_refused(net, x):
+    with pytest.raises(ValueError, match="the images are on meta, the network is on cpu: move one of them"):
+        grad_cam(net, x.to("meta"))

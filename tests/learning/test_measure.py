@@ -155,6 +155,24 @@ def test_a_measurement_is_of_the_pruned_and_fused_network():
         assert json.loads(json.dumps(asdict(result)))["input_shape"] == list(SHAPE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_any_type_are_measured_in_it(quick, dtype):
+    backbone = build_network("resnet20", **SMALL).to(dtype)
+    net = build_network("resnet20", "se", **SMALL).to(dtype)
+    result = measure({"net": net}, backbone, SHAPE, device="cpu", rounds=1)["net"]
+    same = measure({"net": net.float()}, backbone.float(), SHAPE, device="cpu", rounds=1)["net"]
+    assert (result.macs, result.parameters) == (same.macs, same.parameters)
+    mixed = latency([backbone, net.to(dtype), Tiny()], SHAPE, "cpu", rounds=1)  # each gets its own
+    assert mixed.shape == (3, 1)
+
+
+def test_numbers_of_numpy_and_torch_are_sizes_too(quick):
+    sizes = (np.int64(2), torch.tensor(3), 16, 16)
+    assert count_macs(Tiny(), sizes) == count_macs(Tiny(), SHAPE)
+    result = measure({"net": Tiny()}, Tiny(), sizes, device="cpu", rounds=1)["net"]
+    assert json.loads(json.dumps(asdict(result)))["input_shape"] == list(SHAPE)
+
+
 BAD = {
     "flat shape": (([Tiny()], (3, 16, 16)), {}, r"four positive integers \(B, C, H, W\).* got \(3, 16, 16\)"),
     "empty batch": (([Tiny()], (0, 3, 16, 16)), {}, "input_shape must be four positive integers"),

@@ -23,7 +23,7 @@ from ean_lib.devices import find_processes
 from ean_lib.experiments.task import Share, Task
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.measure import measure
-from ean_lib.learning.training import TrainConfig, train
+from ean_lib.learning.training import TrainConfig, resolve_precision, train
 from ean_lib.networks import AttentionResNet, check_state_dict
 from ean_lib.runs import Run, Runtime, load_weights, read_json, rebuild, to_json, write_atomically
 from ean_lib.runs.records import list_records, load_record
@@ -72,7 +72,7 @@ def run_supernet(
         seed: The seed of the weights, the order of images and the sampled schemes.
         out: The run folder.
     """
-    config = dataclasses.replace(config, seed=seed)
+    config = resolve_precision(dataclasses.replace(config, seed=seed), runtime.device)
     run, data = open_run(out, "supernet", task, runtime, seed, train=dataclasses.asdict(config))
     if not run.finished:
         net = task.network(data.num_classes, seed=seed)
@@ -162,7 +162,7 @@ def run_retrain(
             weights: a row of a table to choose from. Otherwise no choice is left to make, and they are trained on.
     """
     scheme = read_scheme(scheme, task)
-    config = dataclasses.replace(config, seed=seed)
+    config = resolve_precision(dataclasses.replace(config, seed=seed), runtime.device)
     named = {"scheme": str(scheme), "share": share, "form": form or form_of(scheme, share)}
     if hold_out:
         named["hold_out"] = True

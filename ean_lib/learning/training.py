@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -87,6 +87,13 @@ class TrainConfig:
         check_options(self)
 
 
+def resolve_precision(config: TrainConfig, device: str | torch.device = "auto") -> TrainConfig:
+    """The configuration with the precision that "auto" stands for on this device, so that what is recorded names it."""
+    if config.precision != "auto":
+        return config
+    return replace(config, precision=find_precision(device))
+
+
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The learning rate of a step: a pure function, so that a resumed run needs no scheduler state."""
     if config.schedule == "step":
@@ -130,7 +137,7 @@ def train(
     """
     device, processes = find_processes(device)
     rank, world = processes.process_index, processes.num_processes
-    precision = find_precision(device) if config.precision == "auto" else config.precision
+    precision = resolve_precision(config, device).precision
     split = data.train if split is None else split
     _check_batches(config, len(split), world, is_supernet=not isinstance(scheme, Scheme))
     _check_network(net, precision)

@@ -21,10 +21,12 @@ from torch import nn
 
 from ean_lib import devices
 from ean_lib.data import Data, Split
+from ean_lib.experiments.steps import run_supernet
+from ean_lib.experiments.task import Task
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.training import NonFiniteLossError, TrainConfig, learning_rate, train
 from ean_lib.networks import build_network
-from ean_lib.runs import Run
+from ean_lib.runs import Run, Runtime
 from ean_lib.runs import run as runs
 from ean_lib.schemes import Scheme
 
@@ -341,19 +343,14 @@ def test_a_type_that_cannot_be_trained_is_refused(dtype: torch.dtype, precision:
         train_tiny(tiny_net("se").to(dtype), dataclasses.replace(FAST, precision=precision))
 
 
-@pytest.mark.parametrize(
-    ("sampler", "batch_size", "schemes"), [("sandwich", 2, 4), ("sandwich", 3, 4), ("complementary", None, 2)]
-)
-def test_a_batch_that_leaves_a_scheme_without_images_is_refused(
-    sampler: str, batch_size: int | None, schemes: int
-) -> None:
-    if batch_size is None:  # the smallest batch that a configuration takes is enough
-        train_tiny(tiny_net("se"), dataclasses.replace(FAST, epochs=1, batch_size=schemes, sampler=sampler))
-        return
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_a_batch_that_leaves_a_scheme_without_images_is_refused(batch_size: int) -> None:
+    config = dataclasses.replace(FAST, epochs=1, batch_size=batch_size)
     expected = f"batch_size must be at least 4, got {batch_size}: the sampler 'sandwich' divides .* over 4 schemes"
     with pytest.raises(ValueError, match=expected):
-        train_tiny(tiny_net("se"), dataclasses.replace(FAST, batch_size=batch_size, sampler=sampler))
-    train_tiny(tiny_net("se"), dataclasses.replace(FAST, batch_size=batch_size), Scheme.full(STAGES))
+        train_tiny(tiny_net("se"), dataclasses.replace(config, sampler="sandwich"))
+    train_tiny(tiny_net("se"), dataclasses.replace(config, sampler="complementary"))
+    train_tiny(tiny_net("se"), config, Scheme.full(STAGES))  # it draws no schemes
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", *(["cuda"] if not torch.cuda.is_available() else [])])
@@ -468,3 +465,12 @@ def test_precision_auto_is_the_one_that_the_device_has_instructions_for_and_is_r
     history = train_tiny(chosen, dataclasses.replace(FAST, precision="auto"))
     assert [record["precision"] for record in history] == [precision] * 2
     assert equal(named.state_dict(), chosen.state_dict())
+
+
+def test_the_folder_of_a_run_names_the_precision_that_auto_stood_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_info", lambda *keys: "fpu avx512_bf16")
+    task, config = Task(subset=64, blocks=(1, 1), width=8), TrainConfig(epochs=1, batch_size=32, precision="auto")
+    run_supernet(task, config, out=tmp_path / "run", runtime=Runtime(device="cpu", progress=False))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["precision"] == "bf16"

@@ -45,6 +45,12 @@ def _identity(factory: Callable[..., nn.Module]) -> str:
     return repr(factory) if module is None or name is None else f"{module}.{name}"
 
 
+def is_registered_elsewhere(name: str) -> bool:
+    """Whether code outside ean_lib registered this name: a process that has not run that code does not know it."""
+    factory = _factories.get(name)
+    return factory is not None and not str(getattr(factory, "__module__", "")).startswith("ean_lib.")
+
+
 def list_attentions() -> list[str]:
     """The names that `create_attention` knows; among them `timm:<name>` where timm is installed."""
     return sorted(_factories) + [TIMM + name for name in timm_names()]

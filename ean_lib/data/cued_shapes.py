@@ -155,12 +155,15 @@ def untile(tiles: Array) -> Array:
 
 def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) -> dict[str, Array]:
     """Masks of the pixels that an object covers at least half, and boxes around them and the cue."""
-    image, k = np.arange(len(alpha))[:, None], quadrants.shape[1] - 1
+    k = quadrants.shape[1] - 1
+    of_objects = quadrants[:, :k]
     solid = alpha >= 0.5
+    is_target = np.arange(4) == quadrants[:, :1]  # (n, 4)
+    is_distractor = (np.arange(4) == quadrants[:, 1:k, None]).any(axis=1)
+    target, distractors = is_target[:, :, None, None], is_distractor[:, :, None, None]
+
     origin = np.stack([quadrants % 2, quadrants // 2], axis=-1) * TILE  # (n, K + 1, 2), left and top
-    target = (np.arange(4) == quadrants[:, :1])[:, :, None, None]
-    distractors = (np.arange(4) == quadrants[:, 1:k, None]).any(axis=1)[:, :, None, None]
-    tiles = solid[image, quadrants[:, :k]]  # (n, K, 16, 16)
+    tiles = solid[np.arange(len(alpha))[:, None], of_objects]  # (n, K, 16, 16)
     sides = [tiles.any(axis=2), tiles.any(axis=3)]  # along x and along y
     first = np.stack([side.argmax(-1) for side in sides], axis=-1)
     last = np.stack([TILE - side[..., ::-1].argmax(-1) for side in sides], axis=-1)
@@ -176,7 +179,8 @@ def ground_truth(alpha: Array, quadrants: Array, corners: Array, cue_size: int) 
 
 def draw_gratings(rng: np.random.Generator, n: int, contrast: float) -> Array:
     """Grey gratings (n, 4, 16, 16), of random direction, phase, frequency, contrast and brightness."""
-    angle, phase = rng.uniform(0, np.pi, (n, 1, 1)), rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    angle = rng.uniform(0, np.pi, (n, 1, 1))
+    phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
     frequency = 2 * np.pi * rng.uniform(0.05, 0.25, (n, 1, 1))  # radians per pixel: periods of 4 to 20 pixels
     amplitude = contrast * rng.uniform(0.2, 1, (n, 1, 1))
     brightness = rng.uniform(0.35, 0.65, (n, 1, 1))

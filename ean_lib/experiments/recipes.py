@@ -89,8 +89,8 @@ def _cued_shapes(quick: bool) -> Recipe:
 def _cued_photos(quick: bool) -> Recipe:
     # A supernet that draws schemes from the start never learns the gate (book/results/cued_photos_tuning.md).
     task = Task("cued_photos", "resnet20", rd_ratio=1 / 2, stem_stride=2)
-    supernet = TrainConfig(epochs=10 if quick else 30, lr=0.2, warmup=0.4, precision="bf16")
-    retrain = TrainConfig(epochs=6 if quick else 24, lr=0.2, precision="bf16")
+    supernet = TrainConfig(epochs=10 if quick else 30, lr=0.2, warmup=0.4, precision="auto")
+    retrain = TrainConfig(epochs=6 if quick else 24, lr=0.2, precision="auto")
     return Recipe(task, supernet, SearchConfig(), retrain)
 
 

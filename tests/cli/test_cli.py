@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ean_lib import Scheme, evaluate, load_network
 from ean_lib.cli import COMMANDS, main
+from ean_lib.data import cifar
 from ean_lib.experiments.report import collect, summarise
 from ean_lib.experiments.task import Task
 from ean_lib.learning import fold_constant_gates
@@ -469,3 +470,24 @@ def test_after_a_mistake_the_mended_command_works_in_the_same_folder(
 
 def test_there_are_at_least_forty_kinds_of_bad_input() -> None:
     assert len(BAD_ARGUMENTS) + len(BROKEN_RUNS) + len(BROKEN_DATA) >= 40
+
+
+@pytest.mark.slow
+def test_the_whole_method_runs_on_overlaid_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 5200), ("test", 50)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"y_{part}"] = (np.arange(count) % 10).astype(np.uint8)
+        checksum = cifar.to_split("cifar10", arrays[f"x_{part}"], arrays[f"y_{part}"]).checksum
+        monkeypatch.setitem(cifar.CHECKSUMS, part, checksum)
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)  # worker processes would look for the real photographs
+    options = ["--dataset", "cued_photos", "--setting", "easy", "--pictures", "2", "--cue", "side"]
+    options += ["--data-dir", str(tmp_path), "--retrain.epochs", "1", "--retrain.batch-size", "32"]
+    options += ["--supernet.epochs", "1", "--supernet.batch-size", "32", "--search.steps", "2", "--recalibrate", "32"]
+    assert main(["run", *TASK, *options, "--out", str(tmp_path / "run")]) == 0
+    forms = {"backbone", "org-full", "share-full", "ean", "random-1", "constant", "late"}
+    assert {path.name for path in (tmp_path / "run" / "seed-0").iterdir()} == {*forms, "supernet", "search"}
+    config = json.loads((tmp_path / "run" / "seed-0" / "ean" / "config.json").read_text())
+    assert config["task"]["cue"] == "side" and config["train"]["lr"] == 0.2

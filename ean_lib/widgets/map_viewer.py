@@ -7,7 +7,6 @@ import html
 import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,47 +15,68 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
+from ean_lib.checks import check
 from ean_lib.learning.gradcam import grad_cam
-from ean_lib.networks import Network
-from ean_lib.widgets.page import PageWidget
+from ean_lib.networks import Network, eval_mode
+from ean_lib.widgets.modules import join_modules, join_styles
+from ean_lib.widgets.page import PageWidget, check_name
 
 HALF = 2  # maps are smooth: at half the size, they take a quarter of the page
+ROUNDING = 1e-4  # how far a picture may leave 0 to 1: normalising it and back rounds
 
 
 class MapViewer(PageWidget):
     """Grad-CAM maps of a few pictures after every block of some networks, for every class.
 
     Args:
-        networks: by the name that is shown; all for the same classes and with equally many blocks.
+        networks: by the name that is shown; all for the same classes and with equally many blocks. They are left as
+            they were, in training mode too.
         x: the pictures as the networks get them, (B, C, H, W).
-        pictures: the same as they are to be seen, (B, 3, H, W), 0 to 1.
+        pictures: the same as they are to be seen, (B, 3, H, W), or (B, 1, H, W) in grey, 0 to 1.
         labels: what they show, class indices (B,).
-        class_names: of all classes.
+        class_names: of all classes that the networks tell apart, in order.
         name: of this viewer among those of a page.
 
     Raises:
-        ValueError: if pictures, labels and x are not equally many, or the name has other characters than letters,
-            digits, - and _.
+        ValueError: if networks, pictures, labels, classes and x do not fit together, pictures are not within 0 to 1,
+            or the name has other characters than letters, digits, - and _.
     """
 
-    _esm = Path(__file__).with_suffix(".js")
-    _css = Path(__file__).with_suffix(".css")
+    _esm = join_modules("map_viewer.js")
+    _css = join_styles("map_viewer.css")
     content = traitlets.Dict().tag(sync=True, page=True)
 
     def __init__(
-        self, networks: Mapping[str, Network], x: Tensor, pictures: Tensor, labels: Sequence[int],
-        class_names: Sequence[str], *, name: str = "maps",
-    ) -> None:  # fmt: skip
+        self,
+        networks: Mapping[str, Network],
+        x: Tensor,
+        pictures: Tensor,
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        *,
+        name: str = "maps",
+    ) -> None:
+        check_name(name)  # before the maps, which take a while
+        check("the networks to view", networks, bool(networks), "at least one, by name")
         if not len(x) == len(pictures) == len(labels) > 0:
             raise ValueError(f"{len(x)} inputs, {len(pictures)} pictures and {len(labels)} labels do not fit together.")
+        class_names = list(class_names)
+        shown = checked_pictures(pictures).permute(0, 2, 3, 1)  # (B, H, W, 3)
+        labels = checked_labels(labels, len(class_names))
         described = [network_content(title, net, x, len(class_names)) for title, net in networks.items()]
-        last = len(described[-1]["blocks"]) - 1
-        shown = zip(pictures.permute(0, 2, 3, 1), labels, strict=True)
+        depths = {network["name"]: len(network["blocks"]) for network in described}
+        check("the networks' numbers of blocks", depths, len(set(depths.values())) == 1, "equal")
         content = {
-            "classes": list(class_names),
-            "pictures": [{"address": address(picture), "label": int(label)} for picture, label in shown],
+            "classes": class_names,
+            "pictures": [{"address": address(picture), "label": n} for picture, n in zip(shown, labels, strict=True)],
             "networks": described,
-            "shown": {"network": len(described) - 1, "picture": 0, "class": int(labels[0]), "block": last, "blend": 60},
+            "shown": {  # the last network, after its last block: that is nearest to the answer
+                "network": len(described) - 1,
+                "picture": 0,
+                "class": labels[0],
+                "block": len(described[-1]["blocks"]) - 1,
+                "blend": 60,
+            },
         }
         super().__init__(name, content=content)
 
@@ -67,28 +87,69 @@ class MapViewer(PageWidget):
 
     def draw(self) -> str:
         """The pictures without their maps."""
-        seen = [(html.escape(self.content["classes"][p["label"]]), p["address"]) for p in self.content["pictures"]]
-        return "".join(f'<img src="{source}" width="64" alt="{name}">' for name, source in seen)
+        images = []
+        for picture in self.content["pictures"]:
+            alternative = html.escape(self.content["classes"][picture["label"]])
+            images.append(f'<img src="{picture["address"]}" width="64" alt="{alternative}">')
+        return "".join(images)
 
 
 def address(image: Tensor) -> str:
     """A data address of an image (H, W) or (H, W, 3) of values from 0 to 1, as PNG."""
+    pixels = (255 * image).round().byte().cpu().numpy()
     buffer = io.BytesIO()
-    Image.fromarray((255 * image).round().byte().cpu().numpy()).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def checked_pictures(pictures: Tensor) -> Tensor:
+    """Pictures as (B, 3, H, W), a grey one in all three colours.
+
+    Raises:
+        ValueError: if they have another shape, or values that are not within 0 to 1.
+    """
+    shape = tuple(pictures.shape)
+    is_shaped = len(shape) == 4 and shape[1] in (1, 3)
+    check("the pictures' shape", shape, is_shaped, "(pictures, 3, height, width), or (pictures, 1, height, width)")
+    low, high = pictures.min().item(), pictures.max().item()
+    if not (pictures.is_floating_point() and low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise ValueError(
+            f"the pictures to be seen must be numbers from 0 to 1, got {pictures.dtype} from {low:g} to {high:g};"
+            " divide bytes by 255, and give normalised images as `x` only"
+        )
+    return pictures.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def checked_labels(labels: Sequence[int], classes: int) -> list[int]:
+    """Labels as Python's numbers; `ValueError` unless each is one of the classes."""
+    numbers = torch.as_tensor(labels)
+    is_whole = numbers.dim() == 1 and not numbers.is_floating_point() and numbers.dtype != torch.bool
+    within = is_whole and int(numbers.min()) >= 0 and int(numbers.max()) < classes
+    check("labels", numbers.tolist(), within, f"one class index per picture, in 0..{classes - 1} of the class names")
+    return numbers.tolist()
 
 
 def network_content(title: str, net: Network, x: Tensor, classes: int) -> dict[str, Any]:
     """What the page needs of a network: its blocks, its answers, and for each picture all maps in one image."""
-    layers = net.block_modules()
-    places = zip(net.connections(), net.scheme.bits, strict=True)
-    blocks = [f"stage {s}, block {i + 1}" + (", connected" if on else "") for (s, i, _), on in places]
-    with torch.no_grad():
-        percent, says = (100 * net.eval()(x).softmax(1)).max(1)
-    answers = [{"says": int(s), "percent": round(float(p))} for s, p in zip(says, percent, strict=True)]
-    maps = []
-    for image in x:
-        same = image.expand(classes, -1, -1, -1)  # one picture, a question for each class
-        rows = [F.avg_pool2d(grad_cam(net, same, range(classes), layer), HALF) for layer in layers]  # (classes, h, w)
-        maps.append(address(torch.cat([torch.cat([*row], dim=1) for row in rows])))  # (blocks h, classes w)
+    with eval_mode(net), torch.no_grad():
+        scores = net(x)
+    if scores.shape[1] != classes:
+        raise ValueError(f"the network {title!r} tells {scores.shape[1]} classes apart, but {classes} names are given")
+    blocks = []
+    for (stage, block, _), is_connected in zip(net.connections(), net.scheme.bits, strict=True):
+        blocks.append(f"stage {stage}, block {block + 1}" + (", connected" if is_connected else ""))
+    answers = []
+    for share, answer in zip(*scores.softmax(1).max(1), strict=True):
+        answers.append({"says": int(answer), "percent": round(100 * float(share))})
+    maps = [maps_of(net, image, classes) for image in x]
     return {"name": title, "blocks": blocks, "answers": answers, "maps": maps}
+
+
+def maps_of(net: Network, image: Tensor, classes: int) -> str:
+    """All maps of a picture in one image's address: (blocks * h, classes * w), a row per block, a column per class."""
+    repeated = image.expand(classes, -1, -1, -1)  # one picture, a question for each class
+    rows = []
+    for layer in net.block_modules():
+        maps = F.avg_pool2d(grad_cam(net, repeated, range(classes), layer), HALF)  # (classes, h, w)
+        rows.append(torch.cat([*maps], dim=1))
+    return address(torch.cat(rows))

@@ -3,15 +3,15 @@
 import html
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
 from ean_lib.checks import check
+from ean_lib.widgets.modules import JS
 
-HOST = Path(__file__).with_name("host.js").read_text()
+HOST = (JS / "host.js").read_text(encoding="utf-8")
 
 
 class PageWidget(anywidget.AnyWidget):
@@ -25,7 +25,7 @@ class PageWidget(anywidget.AnyWidget):
     name = traitlets.Unicode().tag(sync=True, page=True)  # it stands in the page's address and in a selector
 
     def __init__(self, name: str, **traits: Any) -> None:
-        check("name", name, re.fullmatch("[A-Za-z0-9_-]+", name) is not None, "letters, digits, - and _")
+        check_name(name)
         super().__init__(name=name, **traits)
 
     def page_state(self) -> dict[str, Any]:
@@ -49,3 +49,8 @@ class PageWidget(anywidget.AnyWidget):
         """The widget for a live kernel; a page's form; and, where neither is shown, a sentence."""
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
         return bundle | {"text/plain": self.describe(), "text/html": self.to_html()}, metadata
+
+
+def check_name(name: str) -> None:
+    """`ValueError` unless a widget's name can stand in an address and in a selector."""
+    check("name", name, re.fullmatch("[A-Za-z0-9_-]+", name) is not None, "letters, digits, - and _")

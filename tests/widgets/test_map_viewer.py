@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from axe_playwright_python.sync_playwright import Axe
+from handwritten import PreNet, Tangle, handwritten
 from matplotlib import colormaps
 from PIL import Image
 from tiny import STAGES, tiny_net
@@ -160,3 +161,62 @@ def test_what_does_not_fit_together_is_refused(networks, images):
         MapViewer(networks, images, images, [0], CLASSES)
     with pytest.raises(ValueError, match="name must be letters, digits, - and _, got '<p>'"):
         MapViewer(networks, images, images, LABELS, CLASSES, name="<p>")
+
+
+def test_networks_stay_in_the_mode_they_were_in_also_after_an_error(networks, images):
+    net = tiny_net("se").train()
+    net.fc.eval()
+    modes = [module.training for module in net.modules()]
+    classes = ["a"] * net(images).shape[1]
+    MapViewer({"a": net}, images, images, LABELS, classes)
+    assert [module.training for module in net.modules()] == modes
+    with pytest.raises(ValueError, match="the images' shape"):
+        MapViewer({"a": net}, images[:, :2], images, LABELS, classes)
+    assert [module.training for module in net.modules()] == modes
+
+
+def test_grey_pictures_are_shown_in_grey(networks, images):
+    classes = ["a"] * networks["Share"](images).shape[1]
+    viewer = MapViewer(networks, images, images[:, :1], LABELS, classes)
+    shown = decode(viewer.content["pictures"][0]["address"])
+    np.testing.assert_array_equal(shown, (255 * images[0, :1]).round().expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pictures": torch.full((2, 3, 16, 16), 1.2)}, "from 0 to 1, got torch.float32 from 1.2 to 1.2; divide"),
+        ({"pictures": torch.full((2, 3, 16, 16), -0.5)}, "numbers from 0 to 1, got torch.float32 from -0.5 to -0.5"),
+        ({"pictures": torch.full((2, 3, 16, 16), 200, dtype=torch.uint8)}, "got torch.uint8 from 200 to 200"),
+        ({"pictures": torch.full((2, 3, 16, 16), torch.nan)}, "numbers from 0 to 1"),
+        ({"pictures": torch.rand(2, 16, 16)}, r"the pictures' shape must be \(pictures, 3, height, width\)"),
+        ({"pictures": torch.rand(2, 4, 16, 16)}, "the pictures' shape"),
+        ({"labels": [0, 4]}, r"labels must be one class index per picture, in 0\.\.3"),
+        ({"labels": [0, -1]}, "labels must be one class index per picture"),
+        ({"labels": [0.5, 1.0]}, "labels must be one class index per picture"),
+        ({"class_names": ["a", "b", "c"]}, "'backbone' tells 4 classes apart, but 3 names are given"),
+        ({"networks": {}}, "the networks to view must be at least one, by name"),
+    ],
+)
+def test_plausible_mistakes_are_answered_with_a_sentence(networks, images, changes, message):
+    right = {"networks": networks, "x": images, "pictures": images, "labels": LABELS, "class_names": [*"abcd"]}
+    changed = right | changes
+    if "class_names" in changes:
+        changed["labels"] = [0, 1]
+    with pytest.raises(ValueError, match=message):
+        MapViewer(**changed)
+
+
+@pytest.mark.parametrize("kind", [Tangle, PreNet])
+def test_it_takes_any_network_of_the_contract(kind, images):
+    """Networks written by hand, of which one is no chain of blocks."""
+    net = handwritten(kind)
+    entry = MapViewer({"mine": net}, images, images, LABELS, [*"abcd"]).content["networks"][0]
+    assert entry["blocks"][1] == "stage 1, block 2, connected" and len(entry["blocks"]) == 4
+    for n, address in enumerate(entry["maps"]):
+        stored = decode(address)
+        for b, layer in enumerate(net.block_modules()):
+            for c in range(4):
+                cam = F.avg_pool2d(grad_cam(net, images[n : n + 1], [c], layer), 2)[0]
+                part = stored[8 * b : 8 * b + 8, 8 * c : 8 * c + 8]
+                np.testing.assert_allclose(part, 255 * cam.numpy(), atol=0.51)

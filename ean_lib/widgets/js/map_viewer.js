@@ -5,27 +5,21 @@
  * a column per class. No text is ever parsed as HTML.
  */
 
+import { h } from "./dom.js";
+
 // Matplotlib's "inferno" at equal steps: brighter is more, also without colours.
-const INFERNO = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
+const INFERNO = [
+	[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99],
+	[212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164],
+];
 const SCALE = 8; // screen pixels of a picture's pixel
-let instances = 0;
+let viewers = 0;
 
 /** The colour of a map's value, 0 to 255. */
 export function inferno(value) {
 	const at = (value / 255) * (INFERNO.length - 1);
 	const step = Math.min(Math.floor(at), INFERNO.length - 2);
 	return INFERNO[step].map((low, i) => Math.round(low + (at - step) * (INFERNO[step + 1][i] - low)));
-}
-
-/** An element, its attributes (listeners where a value is a function) and children; texts become text nodes. */
-function h(tag, attributes, ...children) {
-	const element = document.createElement(tag);
-	for (const [key, value] of Object.entries(attributes ?? {})) {
-		if (typeof value === "function") element.addEventListener(key, value);
-		else element.setAttribute(key, value);
-	}
-	element.append(...children.flat());
-	return element;
 }
 
 /** An image that is given as a data address, ready to be drawn. */
@@ -54,30 +48,40 @@ function colourise(image, x, y, width, height) {
 class Viewer {
 	constructor(model, place) {
 		const { networks, pictures, classes, shown } = model.get("content");
-		const id = `ean-maps-${model.get("name")}-${++instances}`;
-		Object.assign(this, { networks, pictures, classes, cache: new Map(), shown: { ...shown } });
-		const change = (key, read) => (event) => ((this.shown[key] = read(event.target)), this.draw());
-		const number = (target) => Number(target.value);
+		const id = `ean-maps-${model.get("name")}-${++viewers}`;
+		Object.assign(this, { networks, pictures, classes });
+		this.cache = new Map();
+		this.shown = { ...shown };
+		const change = (key) => (event) => {
+			this.shown[key] = Number(event.target.value);
+			this.draw();
+		};
 		const choice = (key, names) => {
 			const options = names.map((name, i) => h("option", { value: i }, name));
-			return h("select", { id: `${id}-${key}`, change: change(key, number) }, options);
+			return h("select", { id: `${id}-${key}`, change: change(key) }, options);
 		};
-		const slider = (key, max) => h("input", { id: `${id}-${key}`, type: "range", min: 0, max, step: 1, input: change(key, number) });
+		const slider = (key, max) =>
+			h("input", { id: `${id}-${key}`, type: "range", min: 0, max, step: 1, input: change(key) });
 		this.network = choice("network", networks.map(({ name }) => name));
 		this.class = choice("class", classes);
 		this.block = slider("block", networks[shown.network].blocks.length - 1);
 		this.blend = slider("blend", 100);
 		this.where = h("output", { for: `${id}-block` });
 		this.share = h("output", { for: `${id}-blend` });
-		this.thumbnails = pictures.map(({ address, label }, i) =>
-			h("button", { type: "button", click: () => this.choose(i) }, h("img", { class: "dark-light", src: address, alt: `picture ${i + 1}: ${classes[label]}` })),
-		);
+		this.thumbnails = pictures.map(({ address, label }, i) => {
+			const alt = `picture ${i + 1}: ${classes[label]}`;
+			return h("button", { type: "button", click: () => this.choose(i) }, h("img.dark-light", { src: address, alt }));
+		});
 		this.canvas = h("canvas", { role: "img" });
 		this.says = h("p", { "aria-live": "polite" });
-		const field = (key, text, ...parts) => h("div", { class: "m-field" }, h("label", { for: `${id}-${key}` }, text), ...parts);
-		this.element = h("div", { class: "ean-maps", role: "group", "aria-label": "Grad-CAM viewer", "data-lm-suppress-shortcuts": "true" },
-			h("div", { class: "m-view" }, this.canvas, h("div", { class: "m-thumbnails", role: "group", "aria-label": "Pictures" }, this.thumbnails)),
-			h("div", { class: "m-controls" },
+		const field = (key, text, ...parts) => h("div.m-field", h("label", { for: `${id}-${key}` }, text), ...parts);
+		const attributes = { role: "group", "aria-label": "Grad-CAM viewer", "data-lm-suppress-shortcuts": "true" };
+		this.element = h("div.ean-maps", attributes,
+			h("div.m-view",
+				this.canvas,
+				h("div.m-thumbnails", { role: "group", "aria-label": "Pictures" }, this.thumbnails),
+			),
+			h("div.m-controls",
 				field("network", "Network", this.network),
 				field("class", "Evidence for", this.class),
 				field("block", "After", this.where, this.block),
@@ -101,7 +105,15 @@ class Viewer {
 		return this.cache.get(address);
 	}
 
-	async draw() {
+	/** Draw what is chosen; an error stands where the network's answer would. */
+	draw() {
+		this.drawChosen().catch((error) => {
+			this.says.textContent = `The map cannot be drawn: ${error.message}`;
+			console.error(error);
+		});
+	}
+
+	async drawChosen() {
 		const { classes, pictures } = this;
 		const shown = { ...this.shown };
 		const network = this.networks[shown.network];
@@ -126,13 +138,20 @@ class Viewer {
 		const verdict = says === label ? "and is right" : `but it is: ${classes[label]}`;
 		const nothing = map.most ? "" : ` Nothing here speaks for ${classes[shown.class]}.`;
 		this.says.textContent = `${network.name} says ${classes[says]} (${percent} %), ${verdict}.${nothing}`;
-		this.canvas.setAttribute("aria-label", `Evidence for ${classes[shown.class]} after ${network.blocks[shown.block]}, over a picture of: ${classes[label]}`);
+		const evidence = `Evidence for ${classes[shown.class]} after ${network.blocks[shown.block]}`;
+		this.canvas.setAttribute("aria-label", `${evidence}, over a picture of: ${classes[label]}`);
 		this.element.dataset.drawn = JSON.stringify(shown);
 	}
 }
 
 function render({ model, el }) {
-	new Viewer(model, el);
+	try {
+		new Viewer(model, el);
+	} catch (error) {
+		// Nobody looks into a page's console, so the error stands where the viewer would.
+		el.replaceChildren(h("p", { role: "alert" }, `The map viewer cannot be shown: ${error.message}`));
+		console.error(error);
+	}
 }
 
 export default { render };

@@ -35,7 +35,7 @@ def main() -> None:
     images = torch.randint(0, 256, (options.images, 3, 32, 32), generator=generator).to(torch.uint8)
     split = Split.from_arrays(images, torch.arange(options.images) % 10)
     data = Data("synthetic", 10, tuple("0123456789"), (32, 32), split.mean, split.std, split, split, split)
-    net = build_network("resnet20", options.attention, blocks=options.blocks, stem_stride=2, seed=0)
+    net = build_network("resnet20", options.attention, stages=options.blocks, stem_stride=2, seed=0)
     schemes = list(Scheme.all_of(net.stages))
 
     def timed(together: bool) -> tuple[float, list[float]]:

@@ -23,7 +23,7 @@ def tiny_data(count: int = 60) -> Data:
 
 
 def tiny_net(attention: str = "dia") -> AttentionResNet:
-    net = build_network("resnet20", attention, num_classes=4, width=8, blocks=STAGES, seed=0)
+    net = build_network("resnet20", attention, num_classes=4, width=8, stages=STAGES, seed=0)
     generator = torch.Generator().manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

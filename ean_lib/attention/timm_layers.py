@@ -6,7 +6,7 @@ that BatchNorm mixes the statistics of all connected blocks: prefer the layers w
 """
 
 import importlib.util
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ean_lib.checks import check_keywords, suggest
 # Of timm 1.0 those that need no further options. Others (bottleneck with feat_size) can be asked for by name.
 _KEEP_SHAPE = ["cbam", "ceca", "coord", "eca", "ecam", "ela", "ese", "gc", "gca", "lambda", "lcbam", "nl"]
 _KEEP_SHAPE += ["scoord", "se", "sk", "splat", "strip"]
-_PROBE_SIZES = ((8, 8), (5, 7), (1, 1))
+_PROBE_SIZES = ((8, 8), (5, 7), (1, 1))  # even, not square, and the smallest maps of a deep network
 
 
 class TimmAttention(nn.Module):
@@ -49,9 +49,10 @@ def create_timm(name: str, channels: int, **keywords: Any) -> TimmAttention:
     except ImportError:
         needs = "needs the package timm: install it with `pip install timm`"
         raise ValueError(f"The attention module 'timm:{name}' {needs}.") from None
-    layer_class = None
-    with suppress(AssertionError):  # timm's way of saying that it has no such layer
+    try:
         layer_class = get_attn(name)
+    except AssertionError:  # timm's way of saying that it has no such layer
+        layer_class = None
     if layer_class is None:
         raise ValueError(f"timm has no attention layer {name!r}. {suggest(name, _KEEP_SHAPE)}")
     check_keywords(f"timm's attention layer {name!r}", layer_class, keywords)
@@ -60,12 +61,15 @@ def create_timm(name: str, channels: int, **keywords: Any) -> TimmAttention:
         layer = create_attn(name, channels, **keywords)
     except Exception as error:  # layers assert, and raise whatever else, on options that they cannot do
         raise ValueError(f"{what} could not be built: {type(error).__name__}: {error}") from error
-    _probe(what, layer, channels, [keywords["feat_size"]] if "feat_size" in keywords else _PROBE_SIZES)
+    # A layer that is told the size of its maps cannot do others.
+    sizes = [keywords["feat_size"]] if "feat_size" in keywords else _PROBE_SIZES
+    _probe(what, layer, channels, sizes)
     return TimmAttention(layer)
 
 
 @torch.no_grad()
-def _probe(what: str, layer: nn.Module, channels: int, sizes: Any) -> None:
+def _probe(what: str, layer: nn.Module, channels: int, sizes: Iterable[tuple[int, int]]) -> None:
+    """Raise a ValueError unless the layer keeps the shape of maps of these sizes."""
     layer.eval()  # BatchNorm statistics must not see the probe
     for height, width in sizes:
         x = torch.zeros(1, channels, height, width)

@@ -60,35 +60,55 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
         ValueError: if keys are missing, foreign or of another shape than the official ones.
     """
     published_scheme(attention)
-    what = "a mapping from names to tensors, as `load_weights` gives"
-    check("a checkpoint", state_dict, isinstance(state_dict, Mapping), what)
-    if isinstance(state_dict.get("state_dict"), Mapping):
-        state_dict = state_dict["state_dict"]
-    given = {str(key).removeprefix("module."): value for key, value in state_dict.items()}
-    head = given.get("last_linear.weight")
-    num_classes = head.shape[0] if isinstance(head, Tensor) and head.dim() == 2 and len(head) else 1000
+    found = _named_tensors(state_dict)
     with torch.device("meta"):  # no random weights are drawn: all are replaced below
-        net = build_network("resnet50", attention, scheme=scheme, num_classes=num_classes).eval()
+        net = build_network("resnet50", attention, scheme=scheme, num_classes=_classes_of(found)).eval()
     expected = {_official(key): value for key, value in net.state_dict().items()}
-    biases = {key: _bias_before(key) for key in expected if key.endswith("running_mean")}
-    expected |= {bias: expected[mean] for mean, bias in biases.items()}
-    counters = {key: torch.tensor(0) for key in expected if key.endswith("batches_tracked")}
-    given = counters | given  # old checkpoints lack them
-    if problems := mismatches(given, expected):
-        other = [name for name, key in _MARKS.items() if key in given and name != attention]
-        unknown = "the file may be truncated, of another network, or of a run of this library"
-        advice = f"it looks like one with attention {other[0]!r}" if other else unknown
+    bias_of_mean = {key: _bias_before(key) for key in expected if key.endswith("running_mean")}
+    for mean, bias in bias_of_mean.items():
+        expected[bias] = expected[mean]
+    for key in expected:
+        if key.endswith("batches_tracked"):
+            found.setdefault(key, torch.tensor(0))  # old checkpoints lack them
+    problems = mismatches(found, expected)
+    if problems:
         keys = f"whose keys are like 'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}'"
         what = f"the checkpoint is not an official ResNet-50 with attention {attention!r}"
-        raise ValueError(f"{what}, {keys}: {problems}; {advice}")
-    for mean, bias in biases.items():
-        given[mean] = given[mean].double() - given[bias].double()
-    weights = {key: given[_official(key)].to(value.dtype, copy=True) for key, value in net.state_dict().items()}
+        raise ValueError(f"{what}, {keys}: {problems}; {_advice(found, attention)}")
+    for mean, bias in bias_of_mean.items():
+        found[mean] = found[mean].double() - found[bias].double()
+    weights = {key: found[_official(key)].to(value.dtype, copy=True) for key, value in net.state_dict().items()}
     net.load_state_dict(weights, assign=True)
     return net
 
 
+def _named_tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint's entries by name, without what torch and DataParallel wrap around them."""
+    expected = "a mapping from names to tensors, as `load_weights` gives"
+    check("a checkpoint", state_dict, isinstance(state_dict, Mapping), expected)
+    inner = state_dict.get("state_dict")
+    if isinstance(inner, Mapping):
+        state_dict = inner
+    return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def _classes_of(found: Mapping[str, Any]) -> int:
+    """The checkpoint's number of classes; ImageNet's where that cannot be told."""
+    head = found.get("last_linear.weight")
+    is_matrix = isinstance(head, Tensor) and head.dim() == 2 and len(head) > 0
+    return len(head) if is_matrix else 1000
+
+
+def _advice(found: Mapping[str, Any], attention: str) -> str:
+    """What a checkpoint that does not fit may be."""
+    for name, key in _MARKS.items():
+        if key in found and name != attention:
+            return f"it looks like one with attention {name!r}"
+    return "the file may be truncated, of another network, or of a run of this library"
+
+
 def _official(key: str) -> str:
+    """The official name of one of our keys."""
     for ours, theirs in _PARTS:
         key = re.sub(ours, theirs, key)
     return key

@@ -17,7 +17,7 @@ ATTENTIONS = ["se", "sge", "dia", "eca", "cbam"]
 
 def small(attention: str | None, share: str = "stage", **options) -> AttentionResNet:
     """A 5-block network with BatchNorm statistics and affine weights that are not the trivial ones."""
-    net = build_network("resnet20", attention, share, width=8, blocks=STAGES, seed=3, **options)
+    net = build_network("resnet20", attention, share, width=8, stages=STAGES, seed=3, **options)
     generator = torch.Generator().manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -122,16 +122,15 @@ def test_all_schemes_of_m_blocks_cost_two_to_the_m_minus_one_block_evaluations(m
 
 def test_a_walk_keeps_features_only_where_schemes_part() -> None:
     """Otherwise the memory grows with depth: 54 blocks of a ResNet-164 took over 20 GB."""
-    net = build_network("resnet20", "se", blocks=(5, 5, 5), width=8, stem_stride=2).eval()
+    net = build_network("resnet20", "se", stages=(5, 5, 5), width=8, stem_stride=2).eval()
     seen, alive = [], []
 
     def count(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         seen.append(weakref.ref(inputs[0]))
         alive.append(sum(reference() is not None for reference in seen))
 
-    for stage in net.stage_modules():
-        for block in stage.blocks:
-            block.conv1.register_forward_pre_hook(count)
+    for block in net.block_modules():
+        block.conv1.register_forward_pre_hook(count)
     full, late = Scheme.full(net.stages), Scheme.parse("11111-11111-11110")
     for schemes, kept in (([full], 3), ([full, late], 4)):  # of 15 blocks
         seen.clear()

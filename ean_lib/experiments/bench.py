@@ -27,7 +27,7 @@ from ean_lib.runs import Runtime, environment, read_json, to_json, write_atomica
 from ean_lib.runs.jobs import Job, run_jobs
 from ean_lib.runs.records import RECORDED, read_with_card
 from ean_lib.schemes import Scheme
-from ean_lib.supernet import Scorer
+from ean_lib.supernet import SCORING_VERSION, Scorer
 
 TABLES = RECORDED
 SUPERNETS: dict[str, dict[str, Any]] = {
@@ -208,23 +208,27 @@ def run_scores(task: Task, config: TrainConfig, seed: int, out: Path, runtime: R
     """Train a supernet and score every scheme in it: with the supernet's BatchNorm, and with each scheme's own."""
     steps.run_supernet(task, config, seed, out, runtime)
     net = steps.load_network(out)
-    run, data = open_run(out / "scores", "scores", task, runtime, seed, recalibrate=RECALIBRATE)
-    if not run.finished:
-        schemes, scores = list(Scheme.all_of(net.stages)), {}
-        for name, images in (("own", None), ("recalibrated", RECALIBRATE)):
-            scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=runtime.device)
-            scores[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
-        run.finish(scores)
+    settings = {"recalibrate": RECALIBRATE, "supernet": steps.weights_checksum(out), "scoring": SCORING_VERSION}
+    run, data = open_run(out / "scores", "scores", task, runtime, seed, sees=("train", "val"), **settings)
+    with run:
+        if not run.finished:
+            schemes, scores = list(Scheme.all_of(net.stages)), {}
+            for name, images in (("own", None), ("recalibrated", RECALIBRATE)):
+                scorer = Scorer(net, data, recalibrate=images, augment=config.augment, device=runtime.device)
+                scores[name] = dict(zip(map(str, schemes), scorer(schemes), strict=True))
+            run.finish(scores)
     return result_of(run)
 
 
 def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, runtime: Runtime) -> dict[str, list[float]]:
     """(parameters, MACs, median milliseconds for 64 images) of each scheme's network, pruned, fused, timed in turn."""
-    run, data = open_run(out, "costs", task, runtime, seed=0, threads=torch.get_num_threads())
-    if not run.finished:
-        networks = {str(s): task.network(data.num_classes, s) for s in schemes}
-        backbone = task.network(data.num_classes, Scheme.none(task.stages))
-        rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
-        costs = measure(networks, backbone, (64, 3, *data.image_size), device=runtime.device, rounds=rounds)
-        run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
+    threads = torch.get_num_threads()
+    run, data = open_run(out, "costs", task, runtime, seed=0, sees=("train",), threads=threads)
+    with run:
+        if not run.finished:
+            networks = {str(s): task.network(data.num_classes, s) for s in schemes}
+            backbone = task.network(data.num_classes, Scheme.none(task.stages))
+            rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
+            costs = measure(networks, backbone, (64, 3, *data.image_size), device=runtime.device, rounds=rounds)
+            run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})
     return result_of(run)

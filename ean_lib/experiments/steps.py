@@ -25,16 +25,22 @@ from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.measure import measure
 from ean_lib.learning.training import TrainConfig, resolve_precision, train
 from ean_lib.networks import AttentionResNet, check_state_dict
-from ean_lib.runs import Run, Runtime, load_weights, read_json, rebuild, to_json, write_atomically
+from ean_lib.runs import Run, Runtime, load_weights, read_config, read_json, rebuild, to_json, write_atomically
 from ean_lib.runs.records import list_records, load_record
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
-from ean_lib.supernet import Scorer
+from ean_lib.supernet import SCORING_VERSION, Scorer
 
 BITS = re.compile(r"\s*[01-]+\s*")  # of a scheme, such as 110-0011
 
 
-def open_run(out: Path, kind: str, task: Task, runtime: Runtime, seed: int, **config: Any) -> tuple[Run, Data]:
+# What the parts of a configuration are written from: an older one that lacks an option has its default.
+OPTIONS = {"task": Task, "train": TrainConfig, "search": SearchConfig}
+
+
+def open_run(
+    out: Path, kind: str, task: Task, runtime: Runtime, seed: int, sees: Sequence[str], **config: Any
+) -> tuple[Run, Data]:
     """The folder of a run, and the task's data.
 
     Args:
@@ -43,15 +49,26 @@ def open_run(out: Path, kind: str, task: Task, runtime: Runtime, seed: int, **co
         task: images and network.
         runtime: where the work is done; the only argument that does not decide the result.
         seed: of the run.
+        sees: the parts of the data that the result depends on, of "train", "val" and "test": where one of them has
+            changed, it is another run.
         **config: whatever else decides the result.
     """
     data = task.data(runtime.data_dir)
     task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
-    origin = {"seed": seed, "data": data.train.checksum}
+    checksums = {"data": data.train.checksum}
+    for part in sees:
+        if part != "train":
+            checksums[f"{part}_data"] = getattr(data, part).checksum
+    origin = {"seed": seed, **checksums}
     full = {"kind": kind, "task": dataclasses.asdict(task), **origin, **config}
     _, state = find_processes(runtime.device)
     with state.main_process_first():
-        return Run(out, full, origin, writer=state.is_main_process), data
+        return Run(out, full, origin, writer=state.is_main_process, parts=OPTIONS), data
+
+
+def weights_checksum(folder: Path) -> str:
+    """SHA-256 of the weights in a run folder."""
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def result_of(run: Run) -> dict[str, Any]:
@@ -73,12 +90,14 @@ def run_supernet(
         out: The run folder.
     """
     config = resolve_precision(dataclasses.replace(config, seed=seed), runtime.device)
-    run, data = open_run(out, "supernet", task, runtime, seed, train=dataclasses.asdict(config))
-    if not run.finished:
-        net = task.network(data.num_classes, seed=seed)
-        history = train(net, data, config, "random", run, device=runtime.device, progress=runtime.progress)
-        full = evaluate(net, data.val, Scheme.full(net.stages), device=runtime.device)
-        run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
+    recipe = dataclasses.asdict(config)
+    run, data = open_run(out, "supernet", task, runtime, seed, sees=("train", "val"), train=recipe)
+    with run:
+        if not run.finished:
+            net = task.network(data.num_classes, seed=seed)
+            history = train(net, data, config, "random", run, device=runtime.device, progress=runtime.progress)
+            full = evaluate(net, data.val, Scheme.full(net.stages), device=runtime.device)
+            run.finish({"epochs": len(history), "last": history[-1], "val_accuracy_full": full}, net.state_dict())
     return result_of(run)
 
 
@@ -99,31 +118,36 @@ def run_search(
     """
     supernet_config, _ = read_finished_run(supernet, "supernet")
     task, net = rebuild(Task, supernet_config["task"]), load_network(supernet)
+    augment = rebuild(TrainConfig, supernet_config["train"]).augment
     config = dataclasses.replace(config, seed=seed)
-    weights = hashlib.sha256((supernet / "weights.safetensors").read_bytes()).hexdigest()
-    settings = {"search": dataclasses.asdict(config), "recalibrate": recalibrate, "supernet": weights}
-    run, data = open_run(out, "search", task, runtime, seed, **settings)
-    if not run.finished and PartialState().is_main_process:
-        known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
-        calibration = {"recalibrate": recalibrate, "augment": supernet_config["train"]["augment"]}
-        scorer = Scorer(net, data, **calibration, device=runtime.device, known=known)
+    settings = {
+        "search": dataclasses.asdict(config),
+        "recalibrate": recalibrate,
+        "supernet": weights_checksum(supernet),
+        "scoring": SCORING_VERSION,
+    }
+    run, data = open_run(out, "search", task, runtime, seed, sees=("train", "val"), **settings)
+    with run:
+        if not run.finished and PartialState().is_main_process:
+            known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
+            scorer = Scorer(net, data, recalibrate=recalibrate, augment=augment, device=runtime.device, known=known)
+            every = 2 ** len(net.scheme)
+            most = min(config.max_evaluations, every)
+            bar = tqdm(total=most, initial=len(known), disable=not runtime.progress, unit="scheme", leave=False)
 
-        most = min(config.max_evaluations, 2 ** len(net.scheme))
-        bar = tqdm(total=most, initial=len(known), disable=not runtime.progress, unit="scheme", leave=False)
+            def reward(schemes: Sequence[Scheme]) -> list[float]:
+                before = len(scorer.known)
+                values = scorer(schemes)
+                if len(scorer.known) > before:
+                    run.write_metrics({"scheme": str(s), "accuracy": value} for s, value in scorer.known.items())
+                    bar.update(len(scorer.known) - before)
+                return values
 
-        def reward(schemes: Sequence[Scheme]) -> list[float]:
-            before = len(scorer.known)
-            values = scorer(schemes)
-            if len(scorer.known) > before:
-                run.write_metrics({"scheme": str(s), "accuracy": value} for s, value in scorer.known.items())
-                bar.update(len(scorer.known) - before)
-            return values
-
-        with bar:
-            if most == 2 ** len(net.scheme):  # one walk over all costs less than asking step by step
-                reward(list(Scheme.all_of(net.stages)))
-            result = search(reward, net.stages, config)
-        run.finish(json.loads(result.to_json()))
+            with bar:
+                if most == every:  # one walk over all costs less than asking step by step
+                    reward(list(Scheme.all_of(net.stages)))
+                result = search(reward, net.stages, config)
+            run.finish(json.loads(result.to_json()))
     return SearchResult.from_json(json.dumps(result_of(run)))
 
 
@@ -166,17 +190,20 @@ def run_retrain(
     named = {"scheme": str(scheme), "share": share, "form": form or form_of(scheme, share)}
     if hold_out:
         named["hold_out"] = True
-    run, data = open_run(out, "retrain", task, runtime, seed, train=dataclasses.asdict(config), **named)
-    if not run.finished:
-        net = task.network(data.num_classes, scheme, share, seed)
-        split = data.train if hold_out else data.train.join(data.val)
-        history = train(net, data, config, scheme, run, split=split, device=runtime.device, progress=runtime.progress)
-        accuracy = evaluate(net, data.test, device=runtime.device)
-        outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
-        if hold_out:
-            outcome["val_accuracy"] = evaluate(net, data.val, device=runtime.device)
-        weights = None if hold_out else net.state_dict()
-        run.finish({**named, "connected": scheme.connected, **outcome}, weights)
+    recipe = dataclasses.asdict(config)
+    run, data = open_run(out, "retrain", task, runtime, seed, sees=("train", "val", "test"), train=recipe, **named)
+    with run:
+        if not run.finished:
+            net = task.network(data.num_classes, scheme, share, seed)
+            split = data.train if hold_out else data.train.join(data.val)
+            where = {"device": runtime.device, "progress": runtime.progress}
+            history = train(net, data, config, scheme, run, split=split, **where)
+            accuracy = evaluate(net, data.test, device=runtime.device)
+            outcome = {"test_accuracy": accuracy, "test_images": len(data.test), "last": history[-1]}
+            if hold_out:
+                outcome["val_accuracy"] = evaluate(net, data.val, device=runtime.device)
+            weights = None if hold_out else net.state_dict()
+            run.finish({**named, "connected": scheme.connected, **outcome}, weights)
     return result_of(run)
 
 
@@ -252,11 +279,11 @@ def read_finished_run(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Map
         FileNotFoundError: if it is no run folder.
         ValueError: if it is another kind of run, or not finished, or a file in it is damaged.
     """
-    wanted, file = f"{' or '.join(kinds)} run", folder / "config.json"
-    if not file.is_file():
+    wanted = f"{' or '.join(kinds)} run"
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no run folder (it has no config.json); give the folder of a {wanted}")
-    config = read_json(file)
-    kind = config.get("kind")
+    config = read_config(folder)
+    kind = config["kind"]
     if kind not in kinds:
         raise ValueError(f"{folder} holds a {kind} run, expected a {wanted}")
     if not (folder / "result.json").is_file():

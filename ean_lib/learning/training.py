@@ -177,6 +177,7 @@ def train(
         leave=False,
     )
     with (
+        nullcontext() if run is None else run,  # its folder is held as long as it is worked in
         bar,
         torch.random.fork_rng([device] if device.type == "cuda" else []),  # the global generators are the caller's
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),

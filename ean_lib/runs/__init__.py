@@ -1,5 +1,6 @@
 """Run folders: what was asked, what came out, and enough to go on after a crash."""
 
+from ean_lib.runs.config import read_config
 from ean_lib.runs.files import load_weights, read_json, rebuild, save_weights, to_json, write_atomically
 from ean_lib.runs.provenance import environment
 from ean_lib.runs.run import BusyError, Run
@@ -11,6 +12,7 @@ __all__ = [
     "Runtime",
     "environment",
     "load_weights",
+    "read_config",
     "read_json",
     "rebuild",
     "save_weights",

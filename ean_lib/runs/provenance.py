@@ -2,6 +2,7 @@
 
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ def environment() -> dict[str, Any]:
     from ean_lib import __version__
 
     return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f"Z-{os.getpid()}",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f"Z-{os.getpid()}.{PROCESS}",
         "python": platform.python_version(),
         "versions": {"ean_lib": __version__} | {name: version(name) for name in PACKAGES},
         "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),
@@ -38,4 +39,6 @@ def _git_commit() -> str | None:
         return None
 
 
+# Beside its id, as two containers can have processes of one id.
+PROCESS = secrets.token_hex(2)
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "optuna")

@@ -47,8 +47,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ean_lib.checks import check_choice
+from ean_lib.runs.config import is_ours, read_config
 from ean_lib.runs.files import Record as JsonObject
-from ean_lib.runs.files import load_weights, read_json, to_json, write_atomically
+from ean_lib.runs.files import load_weights, read_json, read_json_lines, to_json, write_atomically
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchResult
 
@@ -375,7 +376,7 @@ def read_runs(source: Path | str | Record) -> Iterator[FinishedRun]:
         yield from source.finished
     elif Path(source).is_dir():
         for file in sorted(Path(source).rglob("config.json")):
-            if (file.parent / "result.json").exists():
+            if (file.parent / "result.json").exists() and is_ours(read_json(file)):
                 yield read_run(file.parent, Path(source))
     elif str(source) in list_records() or str(source).endswith(".jsonl.gz"):
         yield from load_record(source).finished
@@ -390,10 +391,10 @@ def read_run(folder: Path, top: Path | None = None) -> FinishedRun:
     path = folder.name if top is None else folder.relative_to(top).as_posix()
     return FinishedRun(
         path=path if path != "." else folder.resolve().name,
-        config=read_json(folder / "config.json"),
+        config=read_config(folder),
         sessions=read_json(provenance)["sessions"] if provenance.exists() else [],
         result=read_json(folder / "result.json"),
-        metrics=[json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else [],
+        metrics=read_json_lines(metrics) if metrics.exists() else [],
         measure=read_json(measure) if measure.exists() else None,
         weights=weights if weights.exists() else None,
     )

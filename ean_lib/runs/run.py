@@ -9,23 +9,35 @@
 
 Files are written beside their place and renamed into it, so a reader, or a crash, never sees half a file. All but
 the provenance is a function of the configuration: an interrupted run ends with the same bits as an uninterrupted one.
+Only a folder that a run made is written to, or an empty one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ean_lib.runs.files import Record, load_weights, read_json, save_weights, to_json, write_atomically
+from ean_lib.runs.config import FORMAT, as_read, differences, read_config
+from ean_lib.runs.files import Record, load_weights, read_json, read_json_lines, save_weights, to_json, write_atomically
 from ean_lib.runs.provenance import environment
+
+FILES = (
+    "config.json", "provenance.json", "metrics.jsonl", "checkpoint.pt", "weights.safetensors", "result.json",
+    "measure.json",
+)  # fmt: skip
+BEGUN = ("checkpoint.pt", "metrics.jsonl", "result.json")  # a folder with one of them holds work
+# What may lie in a folder that counts as empty: our lock, and what desktops and notebooks leave everywhere.
+IGNORED = (".lock", ".DS_Store", ".ipynb_checkpoints", ".gitignore", ".gitkeep")
 
 
 class BusyError(ValueError):
@@ -35,47 +47,106 @@ class BusyError(ValueError):
 class Run:
     """One run's folder: created for a configuration, or continued where the configuration is the same.
 
+    Making one looks only. The folder is written to, and held against other processes, inside ``with run:``; that may
+    be entered again inside itself. However the block ends, by an error or an interruption too, the folder is free
+    again. `save_checkpoint` and `finish` enter it for themselves where nobody did.
+
     Args:
         path: the folder.
-        config: all that decides the result.
+        config: all that decides the result; ``format`` is added to it.
         provenance: noted beside versions and hardware.
         writer: False in all processes of a distributed run but the first; they only read.
+        parts: the dataclass of options that a part of the configuration was written from, such as ``{"task": Task}``:
+            an older folder's part that lacks an option has its default.
 
     Raises:
-        ValueError: if the folder holds a run of another configuration, or other files.
-        BusyError: if the run is going on now, in another process.
-        OSError: if it cannot be written.
+        ValueError: if the folder holds a run of another configuration, or what is not a run.
+        BusyError: on entering it, if the run is going on now, in another process.
+        OSError: on entering it, if it cannot be written.
     """
 
-    def __init__(self, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True) -> None:
-        self.path = path = Path(path)
+    def __init__(
+        self, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True,
+        parts: Mapping[str, type] = {},
+    ) -> None:  # fmt: skip
+        self.path = Path(path)
+        self.config = as_read({"format": FORMAT, "kind": "run", **config})
+        self._parts = parts
+        self._writer = writer
+        self._provenance = dict(provenance or {})
         self._lock: FileLock | None = None  # None: this process only reads
-        config_file = path / "config.json"
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"the run folder {path} is a file; choose another --out")
-        begun = any((path / name).exists() for name in ("checkpoint.pt", "metrics.jsonl", "result.json"))
-        if config_file.exists():
-            differences = _differences(read_json(config_file), json.loads(to_json(config)))
-            if begun and differences:
-                what = f"{path} holds a run of another configuration: {'; '.join(differences[:5])}"
-                raise ValueError(f"{what}; choose another --out, or delete the folder; nothing was changed")
-        elif path.is_dir() and any(p for p in path.iterdir() if not p.name.startswith(".")):
-            raise ValueError(f"{path} holds files but no config.json, so it is no run folder; choose another --out")
-        if not writer or self.finished:
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path / ".lock")
+        self._depth = 0  # of `with` blocks
+        self._check()
+
+    def __enter__(self) -> Self:
+        self._depth += 1
+        try:
+            if self._depth == 1 and self._writer:
+                if self.finished:
+                    self._tidy()
+                else:
+                    self._begin()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.close()
+
+    def _begin(self) -> None:
+        """Take the folder for this process, and note the configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise BusyError(f"another process is working in {path}; wait for it, or choose another --out") from None
-        for litter in path.glob(".*.part"):  # of a process that was killed while writing
-            litter.unlink()
+            self._lock = None
+            what = f"another process is working in {self.path}"
+            raise BusyError(f"{what}; wait for it, or choose another --out") from None
+        except NotImplementedError as error:  # a network file system without locks
+            raise OSError(f"{self.path} cannot be locked ({error}); choose an --out on another file system") from None
+        begun = self._check()  # again: somebody may have begun or ended it since
+        for name in FILES:
+            for litter in self.path.glob(f".{name}.*.part"):  # of a process that was killed while writing
+                litter.unlink()
         if not begun:
-            write_atomically(config_file, to_json(config))
-        self._started, self._session = time.monotonic(), environment() | dict(provenance or {})
+            write_atomically(self.path / "config.json", to_json(self.config))
+        self._started = time.monotonic()
+        self._session = environment() | self._provenance
         if not self.finished:
             self._note_session()
+
+    def _tidy(self) -> None:
+        """Remove the checkpoint of a finished run, which a process that was killed at its end has left."""
+        with contextlib.suppress(OSError):  # such as a folder that cannot be written
+            (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def _check(self) -> bool:
+        """Whether the folder holds work of this configuration; an error if it holds anything else."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"the run folder {self.path} is a file; choose another --out")
+        names = os.listdir(self.path) if self.path.exists() else []  # at one moment: another process may be writing
+        strangers = [name for name in names if not _ignored(name)]
+        if "config.json" not in names:
+            if strangers:
+                what = f"{self.path} holds files but no config.json, such as {min(strangers)}"
+                raise ValueError(f"{what}, so it is no run folder; choose another --out")
+            return False
+        config = read_config(self.path)
+        begun = any(name in names for name in BEGUN)
+        if not begun:  # it may be of another configuration then: nothing is lost
+            return False
+        changes = differences(config, self.config, self._parts, finished="result.json" in names)
+        if changes:
+            what = f"{self.path} holds a run of another configuration: {'; '.join(changes[:5])}"
+            raise ValueError(f"{what}; choose another --out, or delete the folder; nothing was changed")
+        return True
 
     @property
     def finished(self) -> bool:
@@ -87,13 +158,14 @@ class Run:
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the metrics so far, the state's `history`; then the state, which is what is needed to go on."""
-        if self._lock is None:
-            return
-        self.write_metrics(state["history"])  # first: what a crash leaves too much of is written again
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
-        self._note_session()
+        with self:
+            if self._lock is None:
+                return
+            self.write_metrics(state["history"])  # first: what a crash leaves too much of is written again
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomically(self.path / "checkpoint.pt", buffer.getvalue())
+            self._note_session()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What :meth:`save_checkpoint` wrote last, on the CPU, or None. No code in the file is run."""
@@ -107,22 +179,25 @@ class Run:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records that :meth:`write_metrics` wrote last."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_json_lines(path) if path.exists() else []
 
     def finish(self, result: Record, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write the weights, then the result, which marks the run as finished; the checkpoint goes."""
-        if self._lock is None:
-            return
-        if weights is not None:
-            save_weights(self.path / "weights.safetensors", weights)
-        self._note_session()
-        write_atomically(self.path / "result.json", to_json(result))
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
-        self.close()
+        with self:
+            if self._lock is None:
+                return
+            if weights is not None:
+                save_weights(self.path / "weights.safetensors", weights)
+            self._note_session()
+            write_atomically(self.path / "result.json", to_json(result))
+            (self.path / "checkpoint.pt").unlink(missing_ok=True)
+            self.close()
 
     def close(self) -> None:
+        """Let go of the folder; at the latest, the end of the `with` block does."""
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
     def _note_session(self) -> None:
         path = self.path / "provenance.json"
@@ -132,8 +207,6 @@ class Run:
         write_atomically(path, to_json({"sessions": [*sessions, self._session]}))
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    return [] if old == new else [f"{name} was {old!r}, now {new!r}"]
+def _ignored(name: str) -> bool:
+    part = name.startswith(".") and name.endswith(".part") and any(name.startswith(f".{file}.") for file in FILES)
+    return name in IGNORED or part

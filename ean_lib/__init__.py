@@ -13,7 +13,7 @@ from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.gradcam import grad_cam
 from ean_lib.learning.measure import measure, relative_time_increment
 from ean_lib.learning.training import TrainConfig, train
-from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.networks import AttentionResNet, PluggedNetwork, build_network, find_branches, plug
 from ean_lib.networks.official import PUBLISHED_SCHEMES, load_official, published_scheme
 from ean_lib.runs.records import list_records, load_record, recorded_file
 from ean_lib.schemes import Scheme
@@ -23,8 +23,9 @@ from ean_lib.supernet import Scorer
 __version__ = "0.1.0"
 
 __all__ = [
-    "PUBLISHED_SCHEMES", "AttentionResNet", "Data", "Scheme", "Scorer", "SearchConfig", "SearchResult", "Split",
-    "TrainConfig", "build_network", "create_attention", "evaluate", "grad_cam", "list_attentions", "list_records",
-    "load_bench", "load_data", "load_network", "load_official", "load_record", "measure", "published_scheme",
-    "recorded_file", "register_attention", "relative_time_increment", "search", "train",
+    "PUBLISHED_SCHEMES", "AttentionResNet", "Data", "PluggedNetwork", "Scheme", "Scorer", "SearchConfig",
+    "SearchResult", "Split", "TrainConfig", "build_network", "create_attention", "evaluate", "find_branches",
+    "grad_cam", "list_attentions", "list_records", "load_bench", "load_data", "load_network", "load_official",
+    "load_record", "measure", "plug", "published_scheme", "recorded_file", "register_attention",
+    "relative_time_increment", "search", "train",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ schemes with the same first bits then share the work of those blocks (`ean_lib.s
 `AttentionResNet` fulfils both. Nothing has to be inherited: an `nn.Module` with these methods is enough.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -84,11 +84,28 @@ class ChainNetwork(Network, Protocol):
         """The last block's output to class scores (B, classes)."""
 
 
-def is_chain(net: Network) -> bool:
-    """Whether net is a `ChainNetwork`, and all of its blocks are `ChainBlock`s."""
+class Chain(NamedTuple):
+    """The parts of a network that computes one block after the other."""
+
+    stem: Callable[[Tensor], Tensor]
+    blocks: Sequence[ChainBlock]  # each also lists its `modules()`, as an nn.Module does
+    head: Callable[[Tensor], Tensor]
+
+
+def as_chain(net: Network) -> Chain | None:
+    """The network as a chain of blocks, or None where it is none.
+
+    A `ChainNetwork` is one as it stands. Another network can have a method `chain()` that gives its chain, or None, as
+    a plugged one has.
+    """
+    if hasattr(net, "chain"):
+        return net.chain()
     if not isinstance(net, ChainNetwork):
-        return False
-    return all(isinstance(block, ChainBlock) for block in net.block_modules())
+        return None
+    blocks = net.block_modules()
+    if not all(isinstance(block, ChainBlock) for block in blocks):
+        return None
+    return Chain(net.stem, blocks, net.head)
 
 
 def check_scheme(net: Network, scheme: SchemeLike | None) -> Scheme | Tensor:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
-from ean_lib.networks import ChainNetwork, State, attention_modules, connect
+from ean_lib.networks import Chain, ChainBlock, Network, State, as_chain, attention_modules, connect
 from ean_lib.networks.batchnorm import Record, find_batchnorms, in_parts, measuring, using
 from ean_lib.schemes import Scheme
 
@@ -21,12 +21,14 @@ class PrefixWalk:
     Args:
         net: a network in eval mode; it is left as it is.
         schemes: distinct schemes of its stages.
+        chain: the network as a chain of blocks, where that is known already.
     """
 
-    def __init__(self, net: ChainNetwork, schemes: Sequence[Scheme]) -> None:
+    def __init__(self, net: Network, schemes: Sequence[Scheme], chain: Chain | None = None) -> None:
         self.net = net
+        self.chain = as_chain(net) if chain is None else chain
         self.bits = sorted(scheme.bits for scheme in schemes)
-        self.blocks = net.block_modules()
+        self.blocks = self.chain.blocks
         self.connections = list(net.connections())
         attention = attention_modules(net)
         self.block_norms = [find_batchnorms(block, without=attention) for block in self.blocks]
@@ -38,10 +40,10 @@ class PrefixWalk:
     def __call__(self, x: Tensor) -> Iterator[tuple[Scheme, Tensor]]:
         """Yield (scheme, class scores) for images x (B, 3, H, W), in lexicographic order of the schemes."""
         with self._statistics_of(None, self.other_norms):
-            x = self.net.stem(x)
+            x = self.chain.stem(x)
         for bits, features in self._descend(x, None, (), 0, len(self.bits)):
             with self._statistics_of(bits, self.other_norms):
-                scores = self.net.head(features)
+                scores = self.chain.head(features)
             yield Scheme(bits, self.net.stages), scores
 
     def calibrate(self, images: Tensor) -> None:
@@ -87,7 +89,7 @@ class PrefixWalk:
 
     @staticmethod
     def _merge(
-        block: nn.Module, module: nn.Module | None, bit: bool, shortcut: Tensor, y: Tensor, state: State
+        block: ChainBlock, module: nn.Module | None, bit: bool, shortcut: Tensor, y: Tensor, state: State
     ) -> tuple[Tensor, State]:
         """The block's output and the state after it."""
         y, state = connect(module, bit, y, state)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ean_lib.checks import check, check_number, plain
 from ean_lib.data import Data, Split
 from ean_lib.devices import find_device
-from ean_lib.networks import Network, check_scheme, check_scores, find_broken, is_chain, network_dtype
+from ean_lib.networks import Network, as_chain, check_scheme, check_scores, find_broken, network_dtype
 from ean_lib.schemes import Scheme
 from ean_lib.supernet.one_by_one import OneByOne
 from ean_lib.supernet.prefix_walk import PrefixWalk
@@ -89,7 +89,8 @@ class Scorer:
 
     @torch.no_grad()
     def _score(self, schemes: Sequence[Scheme]) -> dict[Scheme, float]:
-        passes = PrefixWalk(self.net, schemes) if is_chain(self.net) else OneByOne(self.net, schemes)
+        chain = as_chain(self.net)
+        passes = OneByOne(self.net, schemes) if chain is None else PrefixWalk(self.net, schemes, chain)
         if self._calibration is not None:
             passes.calibrate(self._calibration)
         # Tensors, so that nothing waits for the GPU before the end.

@@ -16,9 +16,9 @@ from ean_lib.networks import (
     AttentionResNet,
     ChainNetwork,
     Network,
+    as_chain,
     attention_modules,
     check_scheme,
-    is_chain,
     network_dtype,
     reestimate_batchnorm,
 )
@@ -32,13 +32,13 @@ SCHEMES = list(Scheme.all_of(STAGES))
 
 def test_an_attention_resnet_is_a_network_and_a_chain() -> None:
     net = tiny_net()
-    assert isinstance(net, Network) and isinstance(net, ChainNetwork) and is_chain(net)
+    assert isinstance(net, Network) and isinstance(net, ChainNetwork) and as_chain(net) is not None
     assert not isinstance(nn.Linear(2, 2), Network)
 
 
 def test_a_network_with_stem_and_head_is_a_chain_only_where_its_blocks_come_apart() -> None:
-    assert isinstance(Tangle(), ChainNetwork) and not is_chain(Tangle())
-    assert is_chain(PreNet()) and not isinstance(PreNet(), AttentionResNet)
+    assert isinstance(Tangle(), ChainNetwork) and as_chain(Tangle()) is None
+    assert as_chain(PreNet()) is not None and not isinstance(PreNet(), AttentionResNet)
 
 
 @pytest.mark.parametrize("attention", ["se", "dia"])

@@ -16,7 +16,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ RISE = 0.3  # the fraction of the training in which the learning rate rises
 START = 0.04  # the learning rate of the first step, as a fraction of the highest
 
 
+EpochRecord = dict[str, Any]  # epoch, step, lr, loss, accuracy
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
 class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite; training stopped at that step."""
 
@@ -64,10 +69,14 @@ class TrainConfig:
     """The fractions of the training after which the step schedule drops."""
     gamma: Annotated[float, Gt(0), Le(1)] = 0.1
     """The factor of each drop of the step schedule."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd has Nesterov's momentum; adamw is Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     momentum: Annotated[float, Gt(0), Lt(1)] = 0.9
-    """The momentum of SGD; it is Nesterov's, which needs some."""
+    """The momentum of SGD, which Nesterov's form needs some of; with AdamW, the decay of the mean gradient."""
     weight_decay: NotNegative = 5e-4
-    """The L2 penalty on all weights that are trained."""
+    """The L2 penalty on all weights that are trained; with AdamW, their decay."""
+    clip_norm: Positive | None = None
+    """Scale gradients down to this norm where theirs, over all weights together, is larger."""
     label_smoothing: Fraction = 0.0
     """The share of the target that is spread over all classes."""
     augment: bool = True
@@ -110,7 +119,8 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 def train(
     net: Network, data: Data, config: TrainConfig, scheme: Scheme | Literal["random"] = "random",
     run: Run | None = None, *, split: Split | None = None, device: str = "auto", progress: bool = True,
-) -> list[dict[str, float]]:  # fmt: skip
+    loss: Loss | None = None, on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> list[EpochRecord]:  # fmt: skip
     """Train net in place and return one record per epoch.
 
     What is set on the network is kept: its numbers' type, and parameters that need no gradient, which stay as they are
@@ -126,6 +136,9 @@ def train(
         split: other training images, such as ``data.train.join(data.val)`` for a final training.
         device: ``"auto"`` (a GPU if there is one), or the name of one.
         progress: show a progress bar with the running accuracy.
+        loss: of class scores (B, classes), at least float32, and labels (B,): their mean over the images; None is
+            cross-entropy with the configuration's label smoothing. It is not part of a run's configuration.
+        on_epoch: is called with each epoch's record, on every process, after the checkpoint; the network is `net`.
 
     Returns:
         Records with epoch, step, lr, loss, and accuracy (%) on the augmented training images; with the precision too,
@@ -153,15 +166,14 @@ def train(
         net.train()
     dtype = network_dtype(net)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(  # its learning rate is set at each step
-        trained, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
-    )
-    history: list[dict[str, float]] = []
+    optimizer = _make_optimizer(trained, config)
+    history: list[EpochRecord] = []
     if run is not None and (saved := run.load_checkpoint()) is not None:
         net.load_state_dict(saved["net"])
         optimizer.load_state_dict(saved["optimizer"])
         generator.set_state(saved["generator"])
         history = saved["history"]
+    loss_of = partial(F.cross_entropy, label_smoothing=config.label_smoothing) if loss is None else loss
     model = _on_all_processes(net, scheme, device, world)
     gate_all = world > 1 and _is_complete(net)
 
@@ -208,28 +220,35 @@ def train(
                         scores = model(images, connected)  # (B, classes)
                         check_scores(scores, len(labels), data.num_classes)
                         scores = scores.to(statistics_dtype(scores))
-                        loss = F.cross_entropy(scores, labels, label_smoothing=config.label_smoothing)
+                        part_loss = loss_of(scores, labels)
+                    check("what `loss` returns", tuple(part_loss.shape), part_loss.dim() == 0, "one number, a mean: ()")
                     share = len(labels) / len(y)
                     is_last = k + 1 == len(schemes)
                     with model.no_sync() if world > 1 and not is_last else nullcontext():
-                        (loss * share).backward()
+                        (part_loss * share).backward()
                     correct = (scores.argmax(1) == labels).sum()
-                    parts.append(torch.stack([loss.detach() * share, correct, correct.new_tensor(len(labels))]))
+                    parts.append(torch.stack([part_loss.detach() * share, correct, correct.new_tensor(len(labels))]))
 
                 meter.add(torch.stack(parts).sum(0))
                 is_epoch_end = step + 1 == first_step + steps_per_epoch
                 if (step + 1) % CHECK_EVERY == 0 or is_epoch_end:
-                    loss, accuracy = meter.read()  # raises where a loss was not finite, before the weights are changed
-                    bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", accuracy=f"{accuracy:.1f}%")
+                    mean_loss, accuracy = meter.read()  # raises where a loss was not finite, before the weights change
+                    bar.set_postfix(epoch=epoch + 1, loss=f"{mean_loss:.3f}", accuracy=f"{accuracy:.1f}%")
+                if config.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(trained, config.clip_norm)
                 optimizer.step()
                 bar.update()
 
-            record = {"epoch": epoch + 1, "step": step + 1, "lr": rate, "loss": loss, "accuracy": accuracy}
-            history.append(record | ({"precision": precision} if config.precision == "auto" else {}))
+            record = {"epoch": epoch + 1, "step": step + 1, "lr": rate, "loss": mean_loss, "accuracy": accuracy}
+            if config.precision == "auto":
+                record["precision"] = precision
+            history.append(record)
             if run is not None:
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
                 run.save_checkpoint({**state, "generator": generator.get_state(), "history": history})
             processes.wait_for_everyone()
+            if on_epoch is not None:
+                on_epoch(record)
     return history
 
 
@@ -269,6 +288,14 @@ def _warn_of_launcher(precision: str) -> None:
     if accumulated != "1":
         used = "every batch is a step here, of TrainConfig.batch_size images"
         warnings.warn(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accumulated} is not used: {used}", stacklevel=3)
+
+
+def _make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """The configuration's optimiser; its learning rate is set at each step."""
+    decay = config.weight_decay
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
+    return torch.optim.SGD(parameters, momentum=config.momentum, weight_decay=decay, nesterov=True, fused=True)
 
 
 def _schemes_of_a_step(

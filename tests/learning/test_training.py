@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -167,7 +168,8 @@ def test_training_that_cannot_be_is_refused() -> None:
         {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")},
         {"milestones": (1.5,)}, {"gamma": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0},
         {"schedule": "cosine"},
-        {"sampler": "fair"}, {"precision": "fp16"}, {"seed": -1}, {"epochs": 2.5}, {"augment": 1}, {"warmup": "0.4"},
+        {"sampler": "fair"}, {"precision": "fp16"}, {"seed": -1}, {"optimizer": "adam"},
+        {"clip_norm": 0.0}, {"epochs": 2.5}, {"augment": 1}, {"warmup": "0.4"},
     ],
 )  # fmt: skip
 def test_a_config_names_the_field_that_is_wrong(wrong: dict) -> None:
@@ -474,3 +476,69 @@ def test_the_folder_of_a_run_names_the_precision_that_auto_stood_for(
     task, config = Task(subset=64, blocks=(1, 1), width=8), TrainConfig(epochs=1, batch_size=32, precision="auto")
     run_supernet(task, config, out=tmp_path / "run", runtime=Runtime(device="cpu", progress=False))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["precision"] == "bf16"
+
+
+def test_a_scheme_of_another_network_is_refused_before_anything_is_changed() -> None:
+    net = tiny_net("se").eval()
+    with pytest.raises(ValueError, match="stages of"):
+        train_tiny(net, scheme=Scheme.full((3, 3, 3)))
+    assert not net.training
+
+
+def test_adamw_takes_the_step_that_torch_takes() -> None:
+    config = dataclasses.replace(FAST, epochs=1, batch_size=60, optimizer="adamw", momentum=0.8, weight_decay=0.1)
+    net, by_hand = tiny_net("se"), tiny_net("se")
+    train_tiny(net, config, Scheme.full(STAGES))
+    x, y = next(tiny_data().train.batches(60, generator=torch.Generator().manual_seed(0)))
+    rate = learning_rate(0, 1, config)
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=rate, betas=(0.8, 0.999), weight_decay=0.1)
+    torch.nn.functional.cross_entropy(by_hand(x), y).backward()
+    optimizer.step()
+    for name, weight in by_hand.state_dict().items():
+        assert torch.allclose(net.state_dict()[name], weight, rtol=1e-4, atol=1e-5), name
+
+
+def test_gradients_are_scaled_down_to_the_norm_and_smaller_ones_left() -> None:
+    config = dataclasses.replace(FAST, epochs=1, batch_size=60, weight_decay=0.0)
+    start = tiny_net("se").state_dict()
+
+    def step_of(clip_norm: float | None) -> torch.Tensor:
+        net = tiny_net("se")
+        train_tiny(net, dataclasses.replace(config, clip_norm=clip_norm), Scheme.full(STAGES))
+        moved = [(weight - start[name]).flatten() for name, weight in net.named_parameters()]
+        return torch.cat(moved).detach()
+
+    free, loose, tight = step_of(None), step_of(1e6), step_of(1e-2)
+    assert torch.equal(free, loose)
+    # The first step of Nesterov's momentum is lr (1 + momentum) times the gradient.
+    assert tight.norm().item() == pytest.approx(learning_rate(0, 1, config) * 1.9 * 1e-2, rel=1e-3)
+    assert torch.nn.functional.cosine_similarity(free, tight, dim=0) > 0.999
+
+
+def test_another_loss_and_what_is_done_after_each_epoch() -> None:
+    seen = []
+    history = train_tiny(tiny_net("se"), loss=lambda scores, labels: 0 * scores.sum() + 2.5, on_epoch=seen.append)
+    assert [record["loss"] for record in history] == [2.5, 2.5]
+    assert seen == history
+    assert equal(weights_after(FAST), trained_with(torch.nn.functional.cross_entropy))
+    with pytest.raises(ValueError, match=r"what `loss` returns must be one number, a mean: \(\), got \(16,\)"):
+        trained_with(lambda scores, labels: scores.sum(1))
+
+
+def trained_with(loss: Callable) -> dict:
+    net = tiny_net("se")
+    train_tiny(net, loss=loss)
+    return net.state_dict()
+
+
+def test_evaluate_takes_another_metric_and_any_module() -> None:
+    net, split = tiny_net("se"), tiny_data().val
+    accuracy = evaluate(net, split, device="cpu")
+    by_hand = evaluate(net, split, device="cpu", metric=lambda s, y: 100 * (s.argmax(1) == y).double().mean())
+    assert by_hand == pytest.approx(accuracy)
+    best_of_all = evaluate(
+        net, split, device="cpu", metric=lambda s, y: (s.topk(4).indices == y[:, None]).any(1).double().mean()
+    )
+    assert best_of_all == 1
+    foreign = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    assert 0 <= evaluate(foreign, split, device="cpu") <= 100

@@ -60,24 +60,24 @@ def load_official(state_dict: Mapping[str, Any], attention: str, scheme: Scheme 
         ValueError: if keys are missing, foreign or of another shape than the official ones.
     """
     published_scheme(attention)
-    found = _named_tensors(state_dict)
+    checkpoint = _named_tensors(state_dict)
     with torch.device("meta"):  # no random weights are drawn: all are replaced below
-        net = build_network("resnet50", attention, scheme=scheme, num_classes=_classes_of(found)).eval()
+        net = build_network("resnet50", attention, scheme=scheme, num_classes=_classes_of(checkpoint)).eval()
     expected = {_official(key): value for key, value in net.state_dict().items()}
     bias_of_mean = {key: _bias_before(key) for key in expected if key.endswith("running_mean")}
     for mean, bias in bias_of_mean.items():
         expected[bias] = expected[mean]
     for key in expected:
         if key.endswith("batches_tracked"):
-            found.setdefault(key, torch.tensor(0))  # old checkpoints lack them
-    problems = mismatches(found, expected)
+            checkpoint.setdefault(key, torch.tensor(0))  # old checkpoints lack them
+    problems = mismatches(checkpoint, expected)
     if problems:
         keys = f"whose keys are like 'layer1.ModuleList.0.conv1.weight' and '{_MARKS[attention]}'"
         what = f"the checkpoint is not an official ResNet-50 with attention {attention!r}"
-        raise ValueError(f"{what}, {keys}: {problems}; {_advice(found, attention)}")
+        raise ValueError(f"{what}, {keys}: {problems}; {_advice(checkpoint, attention)}")
     for mean, bias in bias_of_mean.items():
-        found[mean] = found[mean].double() - found[bias].double()
-    weights = {key: found[_official(key)].to(value.dtype, copy=True) for key, value in net.state_dict().items()}
+        checkpoint[mean] = checkpoint[mean].double() - checkpoint[bias].double()
+    weights = {key: checkpoint[_official(key)].to(value.dtype, copy=True) for key, value in net.state_dict().items()}
     net.load_state_dict(weights, assign=True)
     return net
 
@@ -92,17 +92,17 @@ def _named_tensors(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
 
 
-def _classes_of(found: Mapping[str, Any]) -> int:
+def _classes_of(checkpoint: Mapping[str, Any]) -> int:
     """The checkpoint's number of classes; ImageNet's where that cannot be told."""
-    head = found.get("last_linear.weight")
+    head = checkpoint.get("last_linear.weight")
     is_matrix = isinstance(head, Tensor) and head.dim() == 2 and len(head) > 0
     return len(head) if is_matrix else 1000
 
 
-def _advice(found: Mapping[str, Any], attention: str) -> str:
+def _advice(checkpoint: Mapping[str, Any], attention: str) -> str:
     """What a checkpoint that does not fit may be."""
     for name, key in _MARKS.items():
-        if key in found and name != attention:
+        if key in checkpoint and name != attention:
             return f"it looks like one with attention {name!r}"
     return "the file may be truncated, of another network, or of a run of this library"
 

@@ -8,17 +8,17 @@ from torch import Tensor
 KEYS_SHOWN = 3
 
 
-def check_state_dict(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise a ValueError that names the keys in which given differs from expected, in name or in shape."""
-    problems = mismatches(given, expected)
+def check_state_dict(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise a ValueError that names the keys in which the weights differ from what is expected, in name or in shape."""
+    problems = mismatches(weights, expected)
     if problems:
         advice = "build the network with the backbone, width, classes and attention that the weights were saved from"
         raise ValueError(f"{what} do not fit this network: {problems}; {advice}")
 
 
-def mismatches(given: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
-    """The keys in which given differs from expected, in name or in shape, in words; empty where none does."""
-    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in given.items()}
+def mismatches(weights: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
+    """The keys in which the weights differ from what is expected, in name or shape, in words; empty where none does."""
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in weights.items()}
     wanted = {key: tuple(value.shape) for key, value in expected.items()}
     missing = [key for key in wanted if key not in shapes]
     unknown = [key for key in shapes if key not in wanted]

@@ -50,6 +50,11 @@ def test_environment_names_the_same_packages_as_pyproject():
     assert f"python{PROJECT['requires-python']}" in dependencies
 
 
+def test_only_the_command_line_knows_tyro():
+    users = {path.relative_to(ROOT / "ean_lib").parts[0] for path in LIBRARY if "tyro" in path.read_text()}
+    assert users == {"cli"}
+
+
 def test_every_import_of_the_library_is_a_declared_dependency():
     """Also the lazy ones; timm is optional and declared for the tests, and widgets need what the book needs."""
     declared = {re.split(r"[<>=!]", entry)[0] for entry in PROJECT["dependencies"]} | {"timm", "ean_lib"}

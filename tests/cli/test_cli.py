@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from ean_lib import Scheme, evaluate, load_network
 from ean_lib.cli import COMMANDS, main
 from ean_lib.data import cifar
 from ean_lib.experiments.report import collect, summarise
+from ean_lib.experiments.steps import read_scheme
 from ean_lib.experiments.task import Task
 from ean_lib.learning import fold_constant_gates
 
@@ -107,6 +112,29 @@ def test_single_commands_chain_by_their_folders(runs: Path, tmp_path: Path, caps
     assert set(frame.form) == {"org-full", json.loads((tmp_path / "ean" / "result.json").read_text())["form"]}
 
 
+def test_networks_of_one_backbone_are_measured_together_whatever_their_attention(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """On cued_shapes SE has a bottleneck by default, and SGE has none; the subset changes no network either."""
+    quick = ["--rounds", "2", "--batch-size", "4"]
+    se, sge, wide = (str(tmp_path / name) for name in ("se", "sge", "wide"))
+    assert main([*RETRAIN, "--scheme", "1-1", "--out", se]) == 0
+    assert main([*RETRAIN, "--scheme", "1-1", "--attention", "sge", "--subset", "32", "--out", sge]) == 0
+    assert main(["measure", se, sge, *quick]) == 0
+    assert main([*RETRAIN, "--scheme", "1-1", "--width", "16", "--out", wide]) == 0
+    fails(["measure", se, wide, *quick], "has another backbone than", capsys)
+    fails(["measure", wide, se, *quick], "width is 8, not 16; measure networks of one backbone together", capsys)
+
+
+def test_bits_are_bits_though_a_folder_has_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [*RETRAIN, "--scheme", "1-0", "--out", "1-0"]
+    assert main(command) == 0
+    assert main(command) == 0, "a second time"
+    with pytest.raises(ValueError, match="holds a retrain run, expected a search run"):
+        read_scheme("./1-0", Task(blocks=(1, 1)))
+
+
 def test_a_report_keeps_bottlenecks_apart(tmp_path: Path) -> None:
     for ratio in ("0.25", "0.5"):
         options = ["--scheme", "full", "--rd-ratio", ratio, "--out", str(tmp_path / ratio)]
@@ -153,6 +181,33 @@ def test_a_preset_and_a_dataset_set_the_defaults(command: str, capsys: pytest.Ca
     assert "quick takes a CPU minutes" in quick
     for default in ("resnet164", "step"):
         assert f"(default: {default})" in paper and f"(default: {default})" not in quick
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_terminals_of_few_letters_get_all_output(
+    encoding: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(*arguments: str) -> str:
+        """What the command writes; an unknown letter would be an error, as it is in such a terminal."""
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+        monkeypatch.setattr(sys, "stderr", sys.stdout)
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+        sys.stdout.flush()
+        return raw.getvalue().decode(encoding)
+
+    for command in COMMANDS:
+        assert f"Example: ean {command}" in shown(command, "--help")
+    assert "mean +- std" in shown("report", str(runs), "--out", str(tmp_path)).replace("±", "+-")
+    assert "Did you mean" in shown("supernet", "--dataset", "cüed_shapes", "--no-progress")
+    assert "retrain" in shown("报告")
+    assert "no folder" in shown("report", "Läufe/λ")
+
+
+def test_the_package_is_the_command() -> None:
+    help_of_it = subprocess.run([sys.executable, "-m", "ean_lib", "--help"], capture_output=True, text=True, check=True)
+    assert help_of_it.stdout.startswith("usage: ean COMMAND")
 
 
 def test_help_alone_lists_the_commands(capsys: pytest.CaptureFixture) -> None:

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ean_lib.checks import check_options
 from ean_lib.data import Data, load_data
 from ean_lib.networks import AttentionResNet, build_network
 from ean_lib.schemes import Scheme
@@ -40,6 +41,9 @@ class Task:
     """cued_photos: photographs in each picture, 2 or 3."""
     cue: str | None = None
     """cued_photos: frame, side, patch, corner or none."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def data(self, root: str | None = None) -> Data:
         wanted = {"objects": self.objects, "setting": self.setting, "pictures": self.pictures, "cue": self.cue}

@@ -29,19 +29,32 @@ class Estimate:
 
 
 def bootstrap(
-    statistic: Callable[[pd.Series, pd.Series], float], scores: pd.Series, truth: pd.Series, *,
-    confidence: float = 0.95, resamples: int = 1000, seed: int = 0,
-) -> Estimate:  # fmt: skip
+    statistic: Callable[[pd.Series, pd.Series], float],
+    scores: pd.Series,
+    truth: pd.Series,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
     """A statistic of (scores, truth) with its percentile interval over schemes drawn with replacement (Efron 1979)."""
     scores, truth = _paired(scores, truth)
 
     def of_rows(rows: np.ndarray) -> float:
         return statistic(scores.iloc[rows], truth.iloc[rows])
 
-    rows, rng = np.arange(len(scores)), np.random.default_rng(seed)
-    options = {"confidence_level": confidence, "n_resamples": resamples, "method": "percentile", "vectorized": False}
-    interval = stats.bootstrap((rows,), of_rows, rng=rng, **options).confidence_interval
-    return Estimate(float(of_rows(rows)), float(interval.low), float(interval.high))
+    all_rows = np.arange(len(scores))
+    resampled = stats.bootstrap(
+        (all_rows,),
+        of_rows,
+        confidence_level=confidence,
+        n_resamples=resamples,
+        method="percentile",
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    )
+    interval = resampled.confidence_interval
+    return Estimate(float(of_rows(all_rows)), float(interval.low), float(interval.high))
 
 
 def kendall_tau(scores: pd.Series, truth: pd.Series) -> float:
@@ -63,13 +76,17 @@ def top_k_regret(scores: pd.Series, truth: pd.Series, k: int = 1) -> float:
     """
     check_number("k", k, low=1, high=len(scores), whole=True)
     scores, truth = _paired(scores, truth)
-    order = np.lexsort((scores.index.to_numpy(str), scores.index.str.count("1"), -scores))
-    return float(truth.max() - truth.iloc[order[:k]].max())
+    connected = _connected(scores)
+    text = scores.index.to_numpy(str)
+    order = np.lexsort((text, connected, -scores))  # by the last key first
+    best_chosen = truth.iloc[order[:k]].max()
+    return float(truth.max() - best_chosen)
 
 
 def gain_over_average(values: pd.Series) -> pd.Series:
     """What each scheme has more than the average of all schemes with as many connections."""
-    return values - values.groupby(values.index.str.count("1")).transform("mean")
+    average = values.groupby(_connected(values)).transform("mean")
+    return values - average
 
 
 def effects(values: pd.Series) -> pd.DataFrame:
@@ -81,33 +98,48 @@ def effects(values: pd.Series) -> pd.DataFrame:
     Raises:
         ValueError: if a scheme is missing.
     """
-    bits = np.array([Scheme.parse(text).bits for text in values.index])
+    bits = np.array([Scheme.parse(text).bits for text in values.index])  # (2^m, m)
     rows, blocks = bits.shape
-    check("the table", rows, rows == 2**blocks == len(set(values.index)), f"of all {2**blocks} schemes, once each")
-    signs = 2.0 * bits - 1
-    table = 2 * (signs * values.to_numpy()[:, None]).T @ signs / rows  # 2 · mean(s_i · s_j · y)
-    np.fill_diagonal(table, 2 * signs.T @ values.to_numpy() / rows)
-    return pd.DataFrame(table)
+    complete = rows == 2**blocks == len(set(values.index))
+    check("the table", rows, complete, f"of all {2**blocks} schemes, once each")
+    y = values.to_numpy()
+    signs = 2.0 * bits - 1  # +1 connected, -1 not
+    interactions = 2 * (signs * y[:, None]).T @ signs / rows  # (m, m): 2 · mean(s_i · s_j · y)
+    main_effects = 2 * signs.T @ y / rows  # (m,): 2 · mean(s_i · y)
+    np.fill_diagonal(interactions, main_effects)
+    return pd.DataFrame(interactions)
 
 
 def best_so_far(result: SearchResult, truth: pd.Series, budget: int | None = None) -> np.ndarray:
     """The truth of the scheme that a search would have given after each evaluation; its last one up to the budget."""
     objective = result.config.objective
-    orders = ((-objective(Scheme.parse(s), value), s.count("1"), s) for s, value in result.values.items())
-    found = [truth[scheme] for _, _, scheme in accumulate(orders, min)]
-    return np.array((found + [found[-1]] * ((budget or 0) - len(found)))[:budget])
+    # The smallest of these is what the search would give: the highest objective, then the fewest connections.
+    orders = [(-objective(Scheme.parse(text), value), text.count("1"), text) for text, value in result.values.items()]
+    worth = [truth[text] for _, _, text in accumulate(orders, min)]
+    if budget is not None:
+        rest = budget - len(worth)
+        worth = worth[:budget] + [worth[-1]] * max(rest, 0)
+    return np.array(worth)
 
 
 def chance_of_beating(ours: np.ndarray, theirs: np.ndarray) -> float:
     """How often one of ours is above one of theirs, over all pairs; an equal pair counts one half (Mann-Whitney)."""
-    return float(stats.mannwhitneyu(ours, theirs).statistic / (len(ours) * len(theirs)))
+    wins = stats.mannwhitneyu(ours, theirs).statistic
+    return float(wins / (len(ours) * len(theirs)))
+
+
+def _connected(values: pd.Series) -> pd.Index:
+    """How many blocks each scheme connects."""
+    return values.index.str.count("1")
 
 
 def _paired(scores: pd.Series, truth: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Both by the same schemes, checked."""
     if not scores.index.equals(truth.index):
-        if odd := sorted(set(scores.index) ^ set(truth.index)):
-            raise ValueError(f"scores and truth must be of the same schemes; only one of them has {', '.join(odd[:3])}")
+        unpaired = sorted(set(scores.index) ^ set(truth.index))
+        if unpaired:
+            some = ", ".join(unpaired[:3])
+            raise ValueError(f"scores and truth must be of the same schemes; only one of them has {some}")
         truth = truth[scores.index]
     for name, values in (("scores", scores), ("truth", truth)):
         for scheme in values.index[~np.isfinite(values)]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +26,11 @@ from typing import Any, Literal
 
 import torch
 
-from ean_lib.checks import Count, NotNegative, Seed, check, check_choice
+from ean_lib.checks import Count, NotNegative, Seed, Whole, check, check_choice
 from ean_lib.schemes import Scheme
 from ean_lib.search.controller import Controller, ControllerConfig
 from ean_lib.search.departures import SWITCHES, controller_type
+from ean_lib.search.space import Space
 
 Reward = Callable[[list[Scheme]], Sequence[float]]
 EXHAUSTIVE_LIMIT = 2**16  # schemes
@@ -50,6 +52,10 @@ class SearchConfig(ControllerConfig):
     lambda_val: NotNegative = 1.0
     # The weight of the sparsity (0 to 1) in the objective: what connecting no block at all is worth, in percent.
     lambda_spa: NotNegative = 2.0
+    # The most blocks that may be connected; None: all of them.
+    max_connected: Whole | None = None
+    # What is decided already, as a pattern such as 1-?0-??: 1 connects a block, 0 does not, ? leaves it to the search.
+    fixed: str | None = None
     # The number of schemes alive at a time, for the method "evolution".
     population: Count = 16
     # The number of schemes that compete to have the next offspring, for the method "evolution".
@@ -139,19 +145,16 @@ class Evaluations:
 
     Args:
         reward: see `search`.
-        stages: blocks per stage.
+        space: the schemes that may be evaluated.
         config: the budget and the weights of the objective.
         corrections: the active ones, by name, for the method "reinforce".
     """
 
-    def __init__(
-        self, reward: Reward, stages: Sequence[int], config: SearchConfig, corrections: frozenset[str]
-    ) -> None:
+    def __init__(self, reward: Reward, space: Space, config: SearchConfig, corrections: frozenset[str]) -> None:
         self.reward = reward
+        self.space = space
         self.config = config
         self.corrections = corrections
-        self.stages = tuple(stages)
-        self.blocks = sum(stages)
         self.values: dict[Scheme, float] = {}
         self.calls = 0
         self.history: list[dict[str, Any]] = []
@@ -160,7 +163,7 @@ class Evaluations:
     @property
     def left(self) -> int:
         """How many more schemes can be evaluated: the rest of the budget, or of all schemes."""
-        return min(self.config.max_evaluations, 2**self.blocks) - len(self.values)
+        return min(self.config.max_evaluations, self.space.size) - len(self.values)
 
     def new(self, schemes: Iterable[Scheme]) -> list[Scheme]:
         """Those never evaluated, once each."""
@@ -210,13 +213,13 @@ class Evaluations:
 
     def unseen(self, count: int, generator: torch.Generator) -> list[Scheme]:
         """Up to count distinct schemes never evaluated, drawn uniformly."""
-        if 2**self.blocks < 2 * (len(self.values) + count):  # too few are left to find them by chance
-            rest = self.new(Scheme.all_of(self.stages))
+        if self.space.size < 2 * (len(self.values) + count):  # too few are left to find them by chance
+            rest = self.new(self.space.all())
             chosen = torch.randperm(len(rest), generator=generator)[:count]
             return [rest[i] for i in chosen.tolist()]
         drawn: dict[Scheme, None] = {}  # an ordered set
         while len(drawn) < count:
-            scheme = Scheme.random(self.stages, generator)
+            scheme = self.space.random(generator)
             if scheme not in self.values:
                 drawn[scheme] = None
         return list(drawn)
@@ -248,23 +251,25 @@ def checked_values(schemes: Sequence[Scheme], values: Any) -> list[float]:
 def reinforce(evaluations: Evaluations, generator: torch.Generator) -> Scheme | None:
     """EAN's controller; the records of its steps also hold what `Controller.update` returns.
 
+    Where a sample breaks a constraint, the scheme nearest to it is evaluated, and the controller learns from that one.
     Steps end early when a batch would break the budget. The policy's most probable scheme is evaluated last,
     in a record of its own, where the budget allows. Without the correction "keep_best" the result is the most probable
     scheme that was evaluated; without "cache" a scheme is evaluated whenever it is sampled.
     """
-    config = evaluations.config
+    config, space = evaluations.config, evaluations.space
     cache = "cache" in evaluations.corrections
-    controller = controller_type(evaluations.corrections)(evaluations.blocks, config, config.seed)
+    controller = controller_type(evaluations.corrections)(space.blocks, config, config.seed)
     for _ in range(config.steps):
-        bits = controller.sample()
-        schemes = [Scheme(tuple(row), evaluations.stages) for row in bits.tolist()]
+        sampled = controller.sample().tolist()
+        schemes = [space.project(bits, generator) for bits in sampled]
         if not evaluations.affords(schemes):
             break
         objectives = evaluations.evaluate(schemes, cache=cache)
+        bits = torch.tensor([scheme.bits for scheme in schemes])
         learned = controller.update(bits, torch.tensor(objectives, dtype=torch.float64))
         evaluations.record(schemes, **learned)
     p = controller.probabilities()
-    mode = Scheme(tuple((p > 0.5).tolist()), evaluations.stages)
+    mode = space.most_probable(p.tolist())
     if evaluations.affords([mode]):
         evaluations.evaluate([mode])
         evaluations.record([mode], logits=controller.logits().tolist(), probabilities=p.tolist())
@@ -293,7 +298,7 @@ def greedy(evaluations: Evaluations, generator: torch.Generator) -> None:
 
     Where no block helps it starts anew from a random scheme.
     """
-    start = Scheme.none(evaluations.stages)
+    start = evaluations.space.scheme([])
     while evaluations.left > 0:
         evaluations.try_all([start])
         climb(evaluations, start)
@@ -305,7 +310,8 @@ def greedy(evaluations: Evaluations, generator: torch.Generator) -> None:
 def climb(evaluations: Evaluations, current: Scheme) -> None:
     """Go to the best neighbour as long as it is better and the budget lasts."""
     while evaluations.left > 0:
-        neighbours = [flip(current, block) for block in range(evaluations.blocks)]
+        neighbours = [flip(current, block) for block in evaluations.space.free]
+        neighbours = [scheme for scheme in neighbours if scheme in evaluations.space]
         evaluations.try_all(neighbours)
         known = [scheme for scheme in neighbours if scheme in evaluations.values]
         best = min([current, *known], key=evaluations.order)
@@ -335,15 +341,18 @@ def evolution(evaluations: Evaluations, generator: torch.Generator) -> None:
 
 def mutate(evaluations: Evaluations, parent: Scheme, siblings: Sequence[Scheme], generator: torch.Generator) -> Scheme:
     """The parent with one bit flipped that gives a scheme not known yet; a random one where there is none."""
-    for block in torch.randperm(evaluations.blocks, generator=generator).tolist():
+    for block in torch.randperm(evaluations.space.blocks, generator=generator).tolist():
         child = flip(parent, block)
-        if child not in evaluations.values and child not in siblings:
+        if child in evaluations.space and child not in evaluations.values and child not in siblings:
             return child
     return evaluations.unseen(1, generator)[0]
 
 
 def tpe(evaluations: Evaluations, generator: torch.Generator) -> None:
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), by optuna; its own seed is config.seed."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), by optuna; its own seed is config.seed.
+
+    Where it proposes more connections than are allowed, it is told the objective of the scheme with some dropped.
+    """
     import optuna
 
     verbosity = optuna.logging.get_verbosity()
@@ -351,14 +360,17 @@ def tpe(evaluations: Evaluations, generator: torch.Generator) -> None:
     sampler = optuna.samplers.TPESampler(seed=evaluations.config.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     optuna.logging.set_verbosity(verbosity)
+    space = evaluations.space
     repeated = 0
     while evaluations.left > 0:
         if repeated >= PATIENCE:  # the estimator has settled: give it something new
             unseen = evaluations.unseen(1, generator)[0]
-            study.enqueue_trial({f"block {i}": bit for i, bit in enumerate(unseen.bits)})
+            study.enqueue_trial({f"block {block}": unseen.bits[block] for block in space.free})
         trial = study.ask()
-        bits = tuple(trial.suggest_categorical(f"block {i}", (False, True)) for i in range(evaluations.blocks))
-        scheme = Scheme(bits, evaluations.stages)
+        bits = [False] * space.blocks
+        for block in space.free:
+            bits[block] = trial.suggest_categorical(f"block {block}", (False, True))
+        scheme = space.project(bits, generator)
         repeated = repeated + 1 if scheme in evaluations.values else 0
         evaluations.try_all([scheme])
         study.tell(trial, evaluations.objective(scheme))
@@ -370,16 +382,18 @@ def exhaustive(evaluations: Evaluations, generator: torch.Generator) -> None:
     Raises:
         ValueError: if there are more than 2^16, or than the budget.
     """
-    total = 2**evaluations.blocks
+    space = evaluations.space
     limit = min(EXHAUSTIVE_LIMIT, evaluations.config.max_evaluations)
-    if total > limit:
+    if space.size > limit:
         advice = "choose another method"
-        if total <= EXHAUSTIVE_LIMIT:
-            advice += f", or budget={total}"
-        many = f"stages {evaluations.stages} have 2^{evaluations.blocks} = {total} schemes"
+        if space.size <= EXHAUSTIVE_LIMIT:
+            advice += f", or budget={space.size}"
+        many = f"stages {space.stages} have 2^{space.blocks} = {2**space.blocks} schemes"
+        if space.size < 2**space.blocks:
+            many += f", {space.size} of them within the constraints"
         raise ValueError(f"{many}, but an exhaustive search may evaluate {limit}: {advice}")
-    schemes = list(Scheme.all_of(evaluations.stages))
-    for start in range(0, total, CHUNK):
+    schemes = list(space.all())
+    for start in range(0, len(schemes), CHUNK):
         evaluations.try_all(schemes[start : start + CHUNK])
 
 
@@ -402,7 +416,7 @@ def search(
         reward: value of each of a list of schemes (validation accuracy, percent), the same whenever it is
             asked. It is not asked for a scheme twice, unless the correction "cache" is off (official mode).
         stages: blocks per stage, such as (3, 4, 6, 3).
-        config: method, budget, weights, seed.
+        config: method, budget, weights, constraints, seed.
         corrections: for an ablation of the method "reinforce": the names of the `SWITCHES` that are on. None: all of
             them in the mode "corrected", none in the mode "official".
 
@@ -413,19 +427,27 @@ def search(
 
     Raises:
         ValueError: if stages are not positive integers, the reward gives anything but one finite number per
-            scheme, a correction is unknown, or an exhaustive search is larger than its budget.
+            scheme, a correction is unknown, the constraints do not fit the stages or leave no scheme, or an exhaustive
+            search is larger than its budget.
+
+    Warns:
+        UserWarning: if the values differ by less than the price of connecting all blocks.
     """
-    stages = Scheme.none(stages).stages
+    space = Space(stages, config.fixed, config.max_connected)
     if corrections is not None:
         corrections = ordered_corrections(corrections)
         active = frozenset(corrections)
     else:
         active = frozenset(SWITCHES if config.mode == "corrected" else ())
-    evaluations = Evaluations(reward, stages, config, active)
+    evaluations = Evaluations(reward, space, config, active)
     generator = torch.Generator().manual_seed(config.seed)
     run_method = METHODS[config.method]
     final = run_method(evaluations, generator) or evaluations.best
     values = {str(scheme): value for scheme, value in evaluations.values.items()}
+    span = max(values.values()) - min(values.values())
+    # A constant reward has a flag of its own.
+    if 0 < config.lambda_val * span < config.lambda_spa:
+        warnings.warn(price_decides(len(values), span, config), stacklevel=2)
     return SearchResult(
         scheme=final,
         objective=evaluations.objective(final),
@@ -434,11 +456,20 @@ def search(
         method=config.method,
         evaluations=len(values),
         calls=evaluations.calls,
-        constant_reward=len(values) > 1 and len(set(values.values())) == 1,
+        constant_reward=len(values) > 1 and span == 0,
         values=values,
         history=evaluations.history,
         config=config,
         corrections=corrections,
+    )
+
+
+def price_decides(schemes: int, span: float, config: SearchConfig) -> str:
+    """What is wrong where sparsity outweighs the reward."""
+    return (
+        f"the values of the {schemes} schemes evaluated differ by {span:.3g} at most, less than the price of "
+        f"connecting all blocks, lambda_spa = {config.lambda_spa:g}: sparsity decides more than the reward. If the "
+        "reward is no percentage, scale it by lambda_val, or choose a smaller lambda_spa"
     )
 
 

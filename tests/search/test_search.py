@@ -1,5 +1,7 @@
 import json
 import math
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from ean_lib.schemes import Scheme
 from ean_lib.search import METHODS, SearchConfig, SearchResult, search
 from ean_lib.search.departures import SWITCHES
+from ean_lib.search.space import Space
 
 STAGES = (2, 4)
 
@@ -273,3 +276,125 @@ def test_optuna_speaks_as_before_after_a_search():
     search(Additive(0), STAGES, SearchConfig(method="tpe", budget=5))
     assert optuna.logging.get_verbosity() == optuna.logging.ERROR
     optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+constraints = st.tuples(
+    st.sampled_from([None, "??-????", "1?-0???", "0?-??11", "10-1010", "11-??00"]),
+    st.one_of(st.none(), st.integers(4, 6)),
+)
+
+
+def allowed(scheme, fixed, most):
+    pattern = "??????" if fixed is None else fixed.replace("-", "")
+    bits = str(scheme).replace("-", "")
+    return all(wanted in ("?", bit) for wanted, bit in zip(pattern, bits, strict=True)) and bits.count("1") <= (
+        most or 6
+    )
+
+
+@given(
+    method=st.sampled_from(sorted(METHODS)),
+    limits=constraints,
+    values=st.lists(st.integers(0, 20), min_size=64, max_size=64),
+    budget=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_method_leaves_its_constraints_or_budget_asks_twice_or_differs_when_repeated(
+    method, limits, values, budget, seed
+):
+    fixed, most = limits
+    table = dict(zip(Scheme.all_of(STAGES), values, strict=True))
+    inside = [scheme for scheme in table if allowed(scheme, fixed, most)]
+    budget = 64 if method == "exhaustive" else budget
+    config = SearchConfig(
+        method=method, budget=budget, steps=10, seed=seed, fixed=fixed, max_connected=most, lambda_spa=0.0
+    )
+    asked = []
+
+    def reward(schemes):
+        asked.extend(schemes)
+        return [table[scheme] for scheme in schemes]
+
+    result = search(reward, STAGES, config)
+    assert set(asked) <= set(inside)
+    assert len(asked) == len(set(asked)) == result.evaluations <= min(budget, len(inside))
+    if method != "reinforce":
+        assert result.evaluations == min(budget, len(inside))
+    proposed = [Scheme.parse(text) for record in result.history for text in record["schemes"]]
+    assert set(proposed) == set(asked)
+    assert table[result.scheme] == max(table[scheme] for scheme in asked)
+    assert search(reward, STAGES, config) == result
+    assert SearchResult.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"exhaustive"}))
+def test_the_best_scheme_within_constraints_is_found(method):
+    """Blocks 2 to 5 pay, the third most; one is fixed to be off, one to be on, and two may be connected."""
+    gains = [-1.0, -1.0, 3.0, 5.0, 2.0, 4.0]
+
+    def reward(schemes):
+        return [60 + sum(gain for gain, bit in zip(gains, scheme.bits, strict=True) if bit) for scheme in schemes]
+
+    options = {"fixed": "1?-?0??", "max_connected": 2, "lambda_spa": 0.0, "budget": 5, "steps": 60}
+    result = search(reward, STAGES, SearchConfig(method=method, **options))
+    assert str(result.scheme) == "10-0001"
+    if method == "reinforce":
+        p = result.history[-1]["probabilities"]
+        assert p[5] > 0.9
+
+
+def test_schemes_within_constraints_are_drawn_uniformly_also_where_they_are_few():
+    space = Space((3, 40), fixed="1?0-" + "?" * 40, max_connected=2)
+    assert space.size == 1 + 41
+    everything = list(space.all())
+    assert len(set(everything)) == space.size and all(scheme in space for scheme in everything)
+    assert everything == sorted(everything, key=str)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [space.random(generator) for _ in range(4200)]
+    counts = [drawn.count(scheme) for scheme in everything]
+    assert min(counts) > 60 and max(counts) < 150  # 100 each, with a deviation of 10
+    result = search(lambda s: [float(x.connected) for x in s], (3, 40), SearchConfig(method="random", max_connected=1))
+    assert result.evaluations == 44  # all there are: none, and each block alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"fixed": "1-0"},
+            r"fixed must be a pattern of 0, 1 and \? for stages of \(2, 4\) blocks, such as \"1\?-\?{4}\"",
+        ),
+        ({"fixed": "12-????"}, "fixed must be a pattern of 0, 1 and"),
+        ({"fixed": ""}, "fixed must be a pattern of 0, 1 and"),
+        ({"fixed": "11-1???", "max_connected": 2}, "max_connected is 2, but the pattern 11-1\\?\\?\\? connects 3"),
+        ({"max_connected": -1}, "max_connected must be a whole number of at least 0"),
+    ],
+)
+def test_constraints_that_cannot_be_kept_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        search(Additive(0), STAGES, SearchConfig(**options))
+
+
+def test_an_exhaustive_search_counts_what_the_constraints_leave():
+    config = SearchConfig(method="exhaustive", max_connected=2, budget=137)
+    assert search(Additive(0, 16), (3, 4, 6, 3), config).evaluations == 1 + 16 + 120
+    with pytest.raises(ValueError, match=r"137 of them within the constraints.*budget=137"):
+        search(Additive(0, 16), (3, 4, 6, 3), SearchConfig(method="exhaustive", max_connected=2, budget=136))
+
+
+def test_a_reward_that_the_price_outweighs_is_warned_of():
+    """An F1 score between 0 and 1 is not a percentage: the search would disconnect everything, without a word."""
+
+    def f1(schemes):
+        return [0.5 + 0.4 * scheme.bits[0] for scheme in schemes]
+
+    config = SearchConfig(method="exhaustive", budget=64)
+    with pytest.warns(UserWarning, match=r"differ by 0\.4 at most, .* lambda_spa = 2: sparsity decides") as caught:
+        assert search(f1, STAGES, config).scheme.connected <= 1
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search(f1, STAGES, replace(config, lambda_val=100.0))
+        search(f1, STAGES, replace(config, lambda_spa=0.0))
+        search(lambda schemes: [50.0] * len(schemes), STAGES, config)  # `constant_reward` says so

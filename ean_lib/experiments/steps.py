@@ -29,6 +29,7 @@ from ean_lib.runs import Run, Runtime, load_weights, read_config, read_json, reb
 from ean_lib.runs.records import list_records, load_record
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig, SearchResult, search
+from ean_lib.search.space import Space
 from ean_lib.supernet import SCORING_VERSION, Scorer
 
 BITS = re.compile(r"\s*[01-]+\s*")  # of a scheme, such as 110-0011
@@ -131,8 +132,8 @@ def run_search(
         if not run.finished and PartialState().is_main_process:
             known = {Scheme.parse(line["scheme"], net.stages): line["accuracy"] for line in run.read_metrics()}
             scorer = Scorer(net, data, recalibrate=recalibrate, augment=augment, device=runtime.device, known=known)
-            every = 2 ** len(net.scheme)
-            most = min(config.max_evaluations, every)
+            space = Space(net.stages, config.fixed, config.max_connected)
+            most = min(config.max_evaluations, space.size)
             bar = tqdm(total=most, initial=len(known), disable=not runtime.progress, unit="scheme", leave=False)
 
             def reward(schemes: Sequence[Scheme]) -> list[float]:
@@ -144,8 +145,8 @@ def run_search(
                 return values
 
             with bar:
-                if most == every:  # one walk over all costs less than asking step by step
-                    reward(list(Scheme.all_of(net.stages)))
+                if most == space.size:  # one walk over all costs less than asking step by step
+                    reward(list(space.all()))
                 result = search(reward, net.stages, config)
             run.finish(json.loads(result.to_json()))
     return SearchResult.from_json(json.dumps(result_of(run)))

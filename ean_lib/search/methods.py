@@ -431,7 +431,7 @@ def search(
             search is larger than its budget.
 
     Warns:
-        UserWarning: if the values differ by less than the price of connecting all blocks.
+        UserWarning: if the reward seems to be no percentage, and sparsity outweighs it (see `scale_warning`).
     """
     space = Space(stages, config.fixed, config.max_connected)
     if corrections is not None:
@@ -444,10 +444,9 @@ def search(
     run_method = METHODS[config.method]
     final = run_method(evaluations, generator) or evaluations.best
     values = {str(scheme): value for scheme, value in evaluations.values.items()}
-    span = max(values.values()) - min(values.values())
-    # A constant reward has a flag of its own.
-    if 0 < config.lambda_val * span < config.lambda_spa:
-        warnings.warn(price_decides(len(values), span, config), stacklevel=2)
+    warning = scale_warning(list(values.values()), config)
+    if warning:
+        warnings.warn(warning, stacklevel=2)
     return SearchResult(
         scheme=final,
         objective=evaluations.objective(final),
@@ -456,7 +455,7 @@ def search(
         method=config.method,
         evaluations=len(values),
         calls=evaluations.calls,
-        constant_reward=len(values) > 1 and span == 0,
+        constant_reward=len(values) > 1 and len(set(values.values())) == 1,
         values=values,
         history=evaluations.history,
         config=config,
@@ -464,12 +463,22 @@ def search(
     )
 
 
-def price_decides(schemes: int, span: float, config: SearchConfig) -> str:
-    """What is wrong where sparsity outweighs the reward."""
+def scale_warning(values: list[float], config: SearchConfig) -> str | None:
+    """What to say where the reward seems to be no percentage, so that the price of connections outweighs it.
+
+    An F1 score between 0 and 1 would end with no block connected, whatever it says. Percentages that lie close
+    together are no mistake; and a reward that is the same for every scheme has a flag of its own,
+    `SearchResult.constant_reward`.
+    """
+    low, high = min(values), max(values)
+    largest = config.lambda_val * max(abs(low), abs(high))
+    span = config.lambda_val * (high - low)
+    if largest > 1 or not 0 < span < config.lambda_spa:
+        return None
     return (
-        f"the values of the {schemes} schemes evaluated differ by {span:.3g} at most, less than the price of "
-        f"connecting all blocks, lambda_spa = {config.lambda_spa:g}: sparsity decides more than the reward. If the "
-        "reward is no percentage, scale it by lambda_val, or choose a smaller lambda_spa"
+        f"the reward's values lie between {low:.3g} and {high:.3g}, less apart than connecting all blocks costs, "
+        f"lambda_spa = {config.lambda_spa:g}: sparsity decides more than the reward. If they are fractions, give "
+        "percentages, scale them by lambda_val, or choose a smaller lambda_spa"
     )
 
 

@@ -354,7 +354,8 @@ def test_schemes_within_constraints_are_drawn_uniformly_also_where_they_are_few(
     drawn = [space.random(generator) for _ in range(4200)]
     counts = [drawn.count(scheme) for scheme in everything]
     assert min(counts) > 60 and max(counts) < 150  # 100 each, with a deviation of 10
-    result = search(lambda s: [float(x.connected) for x in s], (3, 40), SearchConfig(method="random", max_connected=1))
+    config = SearchConfig(method="random", max_connected=1)
+    result = search(lambda schemes: [50.0 + scheme.connected for scheme in schemes], (3, 40), config)
     assert result.evaluations == 44  # all there are: none, and each block alone
 
 
@@ -390,11 +391,12 @@ def test_a_reward_that_the_price_outweighs_is_warned_of():
         return [0.5 + 0.4 * scheme.bits[0] for scheme in schemes]
 
     config = SearchConfig(method="exhaustive", budget=64)
-    with pytest.warns(UserWarning, match=r"differ by 0\.4 at most, .* lambda_spa = 2: sparsity decides") as caught:
+    with pytest.warns(UserWarning, match=r"between 0\.5 and 0\.9, .* lambda_spa = 2: sparsity decides") as caught:
         assert search(f1, STAGES, config).scheme.connected <= 1
     assert len(caught) == 1 and caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search(f1, STAGES, replace(config, lambda_val=100.0))
         search(f1, STAGES, replace(config, lambda_spa=0.0))
-        search(lambda schemes: [50.0] * len(schemes), STAGES, config)  # `constant_reward` says so
+        search(lambda schemes: [0.5] * len(schemes), STAGES, config)  # `constant_reward` says so
+        search(lambda schemes: [62 + s for s in f1(schemes)], STAGES, config)  # percentages may lie close together

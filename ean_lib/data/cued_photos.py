@@ -68,7 +68,7 @@ class PhotoStyle:
 
 
 SETTINGS = {
-    "default": PhotoStyle(pictures=2, hues=6, cue="side", cue_size=5),
+    "default": PhotoStyle(pictures=3, hues=3, cue="frame", cue_size=3),
     "easy": PhotoStyle(pictures=2, hues=3, cue="frame", cue_size=3),
 }
 

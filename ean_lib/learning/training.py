@@ -191,6 +191,7 @@ def train(
     with (
         nullcontext() if run is None else run,  # its folder is held as long as it is worked in
         bar,
+        torch.enable_grad(),  # also in a notebook that has turned gradients off
         torch.random.fork_rng([device] if device.type == "cuda" else []),  # the global generators are the caller's
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         joined_batchnorm(net, enabled=config.sync_batchnorm and world > 1),

@@ -542,3 +542,10 @@ def test_evaluate_takes_another_metric_and_any_module() -> None:
     assert best_of_all == 1
     foreign = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
     assert 0 <= evaluate(foreign, split, device="cpu") <= 100
+
+
+def test_it_trains_also_where_the_caller_has_turned_gradients_off() -> None:
+    with torch.no_grad():
+        weights = weights_after(FAST)
+        assert not torch.is_grad_enabled()
+    assert equal(weights, weights_after(FAST))

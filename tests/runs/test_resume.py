@@ -21,7 +21,7 @@ TASK = ["--subset", "256", "--blocks", "1", "1", "--width", "8", "--no-progress"
 CONTEXT = multiprocessing.get_context("forkserver")
 # With everything imported before the fork a child starts at once, so that the kills fall into the work.
 CONTEXT.set_forkserver_preload(["ean_lib.cli", "ean_lib.data.cued_shapes", "torch._dynamo"])
-KILLS = 10
+KILLS = 17  # of each of three commands: more than fifty
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -53,7 +53,7 @@ def run_whole(arguments: list[str]) -> float:
 
 
 def run_with_kills(arguments: list[str], out: Path, seconds: float, moments: random.Random) -> list[dict[str, bytes]]:
-    """Kill the command at random moments, ten of them in unfinished work; the outcome of each time that it ended."""
+    """Kill the command at random moments, `KILLS` times in unfinished work; the outcome of each time that it ended."""
     outcomes, kills = [], 0
     while kills < KILLS:
         process = start(arguments)

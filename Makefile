@@ -1,11 +1,5 @@
-# Every target sets up .venv by itself; the second time that takes no time.
-#   make book       execute every chapter, then build the pages        -> _build/html/index.html
-#   make html       build the pages from the committed outputs         -> _build/html/index.html
-#   make test       lint, unit, reference and browser tests, and every chapter's outputs compared
-#   make test-fast  the unit tests only
-#   make lint       ruff, check and format
-#   make outputs    execute the chapters in place, before committing them (CHAPTERS=book/00_ten_minutes.ipynb for one)
-# Options: PYTHON=python3.12, PRESET=full, DATASET=cifar10, SEED=1, DEVICE=cuda
+# Every target sets up .venv by itself; the second time that takes no time. `make help` lists them.
+# Options: PYTHON=python3.12, PRESET=full, DATASET=cifar10, SEED=1, DEVICE=cuda, CHAPTERS=book/00_ten_minutes.ipynb
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,31 +17,35 @@ PARAMETERS = PRESET=$(PRESET) DATASET=$(DATASET) SEED=$(SEED) DEVICE=$(DEVICE)
 # -n: every dangling reference is a warning; -W: a warning is an error; --keep-going: show all of them.
 BUILD_HTML = $(BIN)/jupyter-book build --all -n -W --keep-going --config _config.yml --path-output .
 
-.PHONY: book html test test-fast lint outputs install clean
+.PHONY: help book html test test-fast lint outputs install clean
 
-book: $(STAMP)
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@sed -n 's/^# Options/Options/p' $(MAKEFILE_LIST)
+
+book: $(STAMP)  ## execute every chapter, then build the pages -> _build/html/index.html
 	$(RUN) tools/execute_book.py --into _build/executed $(PARAMETERS) $(CHAPTERS)
 	$(BUILD_HTML) _build/executed
 
-html: $(STAMP)
+html: $(STAMP)  ## build the pages from the committed outputs -> _build/html/index.html
 	$(BUILD_HTML) book
 
 # One thread: a training then ends with the same bits each time, so that a failure is one of the chapter.
-test: lint
+test: lint  ## lint, unit, reference and browser tests, and every chapter's outputs compared
 	$(RUN) -m pytest
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --nbval book/
 
-test-fast: $(STAMP)
+test-fast: $(STAMP)  ## the unit tests only
 	$(RUN) -m pytest -m "not slow and not browser" --ignore=tests/book --ignore=tests/reference
 
-lint: $(STAMP)
+lint: $(STAMP)  ## ruff, check and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-outputs: $(STAMP)
+outputs: $(STAMP)  ## execute the chapters in place, before committing them
 	$(RUN) tools/execute_book.py --in-place $(CHAPTERS)
 
-install: $(STAMP)
+install: $(STAMP)  ## the library, the book and the tests into .venv
 
 # pip downloads everything before it installs anything, so a failed download leaves nothing worth keeping: the
 # marker `incomplete` makes the next call start from an empty environment. An environment of your own is kept.
@@ -62,5 +60,5 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[book,test]"
 	@rm $(VENV)/incomplete && touch $@
 
-clean:
+clean:  ## remove the built pages
 	rm -rf _build

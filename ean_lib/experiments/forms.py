@@ -1,13 +1,20 @@
 """The forms of a network that a report compares: backbone, Org-full, Share-full, EAN, and controls."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
 from ean_lib.checks import check, check_choice
-from ean_lib.experiments.steps import load_network, open_run, read_finished_run, read_scheme, result_of, run_retrain
+from ean_lib.experiments.steps import (
+    load_network,
+    open_run,
+    read_finished_run,
+    read_scheme,
+    result_of,
+    run_retrain,
+    weights_checksum,
+)
 from ean_lib.experiments.task import Task
 from ean_lib.learning.constant_gates import fold_constant_gates
 from ean_lib.learning.evaluate import evaluate
@@ -75,14 +82,17 @@ def fold_run(retrained: Path, out: Path, runtime: Runtime) -> dict[str, Any]:
     """
     config, result = read_finished_run(retrained, "retrain")
     task, nothing = rebuild(Task, config["task"]), Scheme.none(Scheme.parse(config["scheme"]).stages)
-    weights = hashlib.sha256((retrained / "weights.safetensors").read_bytes()).hexdigest()
+    weights = weights_checksum(retrained)
     named = {"scheme": str(nothing), "share": "stage", "form": "constant", "folded": weights}
-    run, data = open_run(out, "retrain", task, runtime, config["seed"], train=config["train"], **named)
-    if not run.finished:
-        folded = load_network(retrained)
-        if result["connected"]:
-            folded = fold_constant_gates(folded, data.train.join(data.val), device=runtime.device)
-        accuracy = evaluate(folded, data.test, device=runtime.device)
-        of = {"scheme": config["scheme"], "connected": result["connected"], "last": result["last"]}
-        run.finish({**named, **of, "test_accuracy": accuracy, "test_images": len(data.test)}, folded.state_dict())
+    sees = ("train", "val", "test")
+    run, data = open_run(out, "retrain", task, runtime, config["seed"], sees, train=config["train"], **named)
+    with run:
+        if not run.finished:
+            folded = load_network(retrained)
+            if result["connected"]:
+                folded = fold_constant_gates(folded, data.train.join(data.val), device=runtime.device)
+            accuracy = evaluate(folded, data.test, device=runtime.device)
+            of = {"scheme": config["scheme"], "connected": result["connected"], "last": result["last"]}
+            outcome = {**named, **of, "test_accuracy": accuracy, "test_images": len(data.test)}
+            run.finish(outcome, folded.state_dict())
     return result_of(run)

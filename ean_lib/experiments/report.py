@@ -25,7 +25,8 @@ COLUMNS = ["dataset", "backbone", "form", "attention", "scheme", "connected", "s
 BENCH = "bench"  # trained without the search-val images: a row of a truth table, which no form is compared with
 # Of a run's configuration, what a column shows, or what follows from the seed.
 NO_RECIPE = ("kind", "task", "train", "seed", "scheme", "form", "folded", "format", "hold_out")
-SHOWN_ELSEWHERE = ("dataset", "backbone", "attention", "rd_ratio", "share")
+CHECKSUMS = ("data", "val_data", "test_data")
+SHOWN_ELSEWHERE = (*CHECKSUMS, "dataset", "backbone", "attention", "rd_ratio", "share")
 
 
 def collect(sources: Sequence[Path | str | Record]) -> pd.DataFrame:
@@ -95,19 +96,20 @@ def _row(run: FinishedRun) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         what = f"the files of the run {run.path} are not those of a finished retraining"
         raise ValueError(f"{what} ({type(error).__name__}: {error}); redo it, or leave it out") from None
-    identity = {name: row[name] for name in ("options", "form", "scheme", "seed", "accuracy")}
+    identity = {name: row[name] for name in ("form", "scheme", "seed", "accuracy")}
+    identity["options"] = {name: value for name, value in row["options"].items() if name not in CHECKSUMS[1:]}
     return row | {"identity": json.dumps(identity, sort_keys=True)}
 
 
 def _say_in_what_recipes_differ(rows: Sequence[dict[str, Any]]) -> None:
     """Write into `recipe` of each row in what it differs from others of its dataset and backbone."""
     for alike in _grouped(rows, ["dataset", "backbone"]):
-        names = [name for name in _differing(alike) if name not in ("data", *SHOWN_ELSEWHERE)]
+        names = [name for name in _differing(alike) if name not in SHOWN_ELSEWHERE]
         for row in alike:
             row["recipe"] = _in_words(row, names)
     # Another share, or other images under the same name, tells rows apart where all else is the same.
     for alike in _grouped(rows, GROUP):
-        names = [name for name in _differing(alike) if name in ("data", "share")]
+        names = [name for name in _differing(alike) if name in ("share", *CHECKSUMS)]
         for row in alike:
             row["recipe"] = ", ".join(filter(None, (row["recipe"], _in_words(row, names))))
 
@@ -123,15 +125,17 @@ def _grouped(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[lis
 def _differing(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The options that are not the same in all rows."""
     names = dict.fromkeys(name for row in rows for name in row["options"])
-    first = rows[0]["options"]
-    return [name for name in names if any(row["options"].get(name) != first.get(name) for row in rows)]
+    values = {name: [row["options"].get(name) for row in rows] for name in names}
+    for name in CHECKSUMS:  # older runs noted fewer of them
+        values[name] = [value for value in values.get(name, []) if value is not None]
+    return [name for name in names if any(value != values[name][0] for value in values[name])]
 
 
 def _in_words(row: dict[str, Any], names: Iterable[str]) -> str:
     parts = []
     for name in names:
         value = row["options"].get(name)
-        if name == "data":
+        if name in CHECKSUMS:
             value = str(value)[:8]  # of a checksum
         elif isinstance(value, list | tuple):
             value = "-".join(map(str, value))

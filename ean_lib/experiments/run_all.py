@@ -1,5 +1,6 @@
 """The whole method in one call: supernet, search, retraining, measuring, report."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from ean_lib.experiments.report import write_report
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
 from ean_lib.runs import Runtime
-from ean_lib.runs.jobs import run_jobs
+from ean_lib.runs.jobs import Job, run_jobs
 from ean_lib.search import SearchConfig
+
+NEED_NO_SCHEME = ("backbone", "org-full", "share-full")
 
 
 def run_all(
@@ -41,31 +44,38 @@ def run_all(
         raise ValueError("name at least one seed, and at least one random scheme")
     if "constant" in forms and "ean" not in forms:
         raise ValueError("the form constant is made of the form ean: name ean too")
-    given = None if scheme is None else str(steps.read_scheme(scheme, task))
-    searches, now, later = [], [], []
+    told = None if scheme is None else str(steps.read_scheme(scheme, task))
+    searches: list[Job] = []
+    at_once: list[Job] = []  # retrainings that need no search
+    after_search: list[Job] = []
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        if given is None:
+        if told is None:
             searches.append(partial(steps.find_scheme, task, supernet, search, recalibrate, seed, out=folder))
-        for form in forms:
-            if form == "constant":
-                continue  # nothing is trained for it
-            fixed = form in ("backbone", "org-full", "share-full")
-            found = "full" if fixed else given or str(folder / "search")
-            for index in range(random_schemes if form == "random" else 1):
-                name = f"random-{index + 1}" if form == "random" else form
-                job = partial(run_form, task, form, found, retrain, seed, index, out=folder / name)
-                (now if fixed or given else later).append(job)
+        for form, index, name in _retrainings(forms, random_schemes):
+            waits = told is None and form not in NEED_NO_SCHEME
+            found = str(folder / "search") if waits else told or "full"  # full: they connect all or nothing anyway
+            job = partial(run_form, task, form, found, retrain, seed, index, out=folder / name)
+            (after_search if waits else at_once).append(job)
     # What needs no scheme is trained beside the supernets: on a CPU, each on a thread of its own.
-    run_jobs(searches + now, runtime)
-    run_jobs(later, runtime)
-    folders = [job.keywords["out"] for job in now + later]
-    if "constant" in forms:
-        for seed in seeds:
-            folders.append(out / f"seed-{seed}" / "constant")
-            fold_run(out / f"seed-{seed}" / "ean", folders[-1], runtime)
+    run_jobs(searches + at_once, runtime)
+    run_jobs(after_search, runtime)
     for seed in seeds:
-        retrained = tuple(folder for folder in folders if folder.parent == out / f"seed-{seed}")
-        if not all((folder / "measure.json").exists() for folder in retrained):
-            steps.run_measure(retrained, runtime)
+        folder = out / f"seed-{seed}"
+        retrained = [job.keywords["out"] for job in at_once + after_search if job.keywords["out"].parent == folder]
+        if "constant" in forms:
+            fold_run(folder / "ean", folder / "constant", runtime)
+            retrained.append(folder / "constant")
+        if not all((run / "measure.json").exists() for run in retrained):
+            steps.run_measure(tuple(retrained), runtime)
     return write_report((out,), out)
+
+
+def _retrainings(forms: Sequence[Form], random_schemes: int) -> Iterator[tuple[Form, int, str]]:
+    """(form, number of its scheme, folder) of what is retrained for a seed; for the form constant nothing is."""
+    for form in forms:
+        if form == "random":
+            for index in range(random_schemes):
+                yield form, index, f"random-{index + 1}"
+        elif form != "constant":
+            yield form, 0, form

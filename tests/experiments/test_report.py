@@ -66,6 +66,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_rows_that_say_in_what(tmp_pa
         ({"train": {"lr": 0.1}}, {"train": {"lr": 0.2}}, {"lr 0.1", "lr 0.2"}),
         ({"task": {"subset": 64}}, {}, {"subset 64", "subset default"}),
         ({"data": "0123456789"}, {}, {"data 01234567", "data abcdef01"}),
+        ({"test_data": "0123456789"}, {"test_data": "9876543210"}, {"test_data 01234567", "test_data 98765432"}),
         ({"share": "none"}, {}, {"share none", "share stage"}),
         ({"task": {"blocks": [1, 1]}, "scheme": "1-1"}, {}, {"1-1", "2-2-2"}),
         ({"scoring": 2}, {}, {"scoring 2", "scoring default"}),
@@ -81,7 +82,8 @@ def test_any_difference_counts(tmp_path: Path, one: dict, other: dict, says: set
 
 def test_an_option_that_an_older_run_lacks_is_at_its_default(tmp_path: Path) -> None:
     retraining(tmp_path / "old", 90.0)
-    retraining(tmp_path / "new", 92.0, seed=1, train={"warmup": 0.0}, task={"width": None})
+    new = {"train": {"warmup": 0.0}, "task": {"width": None}, "format": 2, "val_data": "0123", "test_data": "4567"}
+    retraining(tmp_path / "new", 92.0, seed=1, **new)
     assert rows(collect([tmp_path])) == {("share-full", ""): (91.0, 2, 2)}
 
 
@@ -132,11 +134,13 @@ def test_a_table_of_one_recipe_has_no_column_for_differences(tmp_path: Path) -> 
     assert "differs in" not in to_markdown(collect([tmp_path]))
 
 
-@pytest.mark.parametrize("missing", ["task", "train", "seed"])
-def test_a_run_that_lacks_a_part_is_named(tmp_path: Path, missing: str) -> None:
-    folder = retraining(tmp_path / "broken", 90.0)
-    config = json.loads((folder / "config.json").read_text())
-    del config[missing]
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="the files of the run broken are not those of a finished retraining"):
+@pytest.mark.parametrize(
+    ("name", "missing"), [("config.json", "train"), ("result.json", "test_accuracy"), ("result.json", "connected")]
+)
+def test_a_run_that_lacks_a_part_is_named(tmp_path: Path, name: str, missing: str) -> None:
+    file = retraining(tmp_path / "broken", 90.0) / name
+    record = json.loads(file.read_text())
+    del record[missing]
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"'?{missing}'?"):
         collect([tmp_path])

@@ -9,6 +9,7 @@ from ean_lib.attention import create_attention, list_attentions, register_attent
 from ean_lib.data import Data, Split, load_data
 from ean_lib.experiments.bench import load_bench
 from ean_lib.experiments.steps import load_network
+from ean_lib.learning.constant_gates import fold_constant_gates
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.gradcam import grad_cam
 from ean_lib.learning.measure import measure, relative_time_increment
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PUBLISHED_SCHEMES", "AttentionResNet", "Data", "PluggedNetwork", "Scheme", "Scorer", "SearchConfig",
     "SearchResult", "Split", "TrainConfig", "build_network", "create_attention", "evaluate", "find_branches",
-    "grad_cam", "list_attentions", "list_records", "load_bench", "load_data", "load_network", "load_official",
-    "load_record", "measure", "plug", "published_scheme", "recorded_file", "register_attention",
-    "relative_time_increment", "search", "train",
+    "fold_constant_gates", "grad_cam", "list_attentions", "list_records", "load_bench", "load_data",
+    "load_network", "load_official", "load_record", "measure", "plug", "published_scheme", "recorded_file",
+    "register_attention", "relative_time_increment", "search", "train",
 ]  # fmt: skip

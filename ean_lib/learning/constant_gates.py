@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet
 
 from ean_lib.attention import create_attention
 from ean_lib.data import Split
 from ean_lib.devices import find_device
-from ean_lib.networks import AttentionResNet, eval_mode
+from ean_lib.networks import Network, eval_mode
 from ean_lib.schemes import Scheme
 
 
@@ -29,7 +30,7 @@ class GateMoments:
 
 @torch.no_grad()
 def gate_moments(
-    net: AttentionResNet, split: Split, scheme: Scheme | str | None = None, *,
+    net: Network, split: Split, scheme: Scheme | str | None = None, *,
     pictures: int = 5000, batch_size: int = 500, device: str = "auto",
 ) -> list[GateMoments]:  # fmt: skip
     """Mean and standard deviation over pictures of every connected block's gate, in the order of the blocks.
@@ -108,9 +109,9 @@ def channel_gate(module: nn.Module, x: Tensor, state: object = None) -> Tensor:
 
 @torch.no_grad()
 def fold_constant_gates(
-    net: AttentionResNet, split: Split, scheme: Scheme | str | None = None, *,
+    net: Network, split: Split, scheme: Scheme | str | None = None, *,
     pictures: int = 5000, batch_size: int = 500, device: str = "auto",
-) -> AttentionResNet:  # fmt: skip
+) -> Network:  # fmt: skip
     """A copy without attention in which each connected block's gate is its mean over pictures, and costs nothing.
 
     The last BatchNorm of a block's branch gives y; attention makes g * y of it. With a constant g per channel this is
@@ -124,12 +125,13 @@ def fold_constant_gates(
         The plain backbone, pruned to the scheme that connects nothing, in eval mode.
 
     Raises:
-        ValueError: as `gate_moments`; or if a block has no BatchNorm at the end of its branch, as after `fuse()`.
+        ValueError: as `gate_moments`; or if a block's branch is not known to end with a BatchNorm.
     """
     moments = gate_moments(net, split, scheme, pictures=pictures, batch_size=batch_size, device=device)
     folded = net.prune(Scheme.none(net.stages)).eval()
+    blocks = dict(zip([(c.stage, c.block) for c in folded.connections()], folded.block_modules(), strict=True))
     for gate in moments:
-        norm = last_batchnorm(folded.stage_modules()[gate.stage - 1].blocks[gate.block])
+        norm = last_batchnorm(blocks[gate.stage, gate.block])
         scale = gate.mean.to(norm.weight)
         norm.weight.mul_(scale)
         norm.bias.mul_(scale)
@@ -138,7 +140,14 @@ def fold_constant_gates(
 
 def last_batchnorm(block: nn.Module) -> nn.BatchNorm2d:
     """The BatchNorm at the end of a residual block's branch."""
-    norm = block.bn3 if hasattr(block, "bn3") else block.bn2
+    norm = None
+    if isinstance(block, resnet.BasicBlock):
+        norm = block.bn2
+    elif isinstance(block, resnet.Bottleneck):
+        norm = block.bn3
     if not isinstance(norm, nn.BatchNorm2d) or norm.weight is None:
-        raise ValueError("a gate is folded into the BatchNorm before it, and this block has none: fold before fuse()")
+        advice = "it must be a network of torchvision's residual blocks, as build_network makes them, before fuse()"
+        raise ValueError(
+            f"a gate is folded into the BatchNorm before it, and {type(block).__name__} has none: {advice}"
+        )
     return norm

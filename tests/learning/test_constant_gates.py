@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ean_lib.learning import evaluate, fold_constant_gates, gate_moments
-from ean_lib.networks import AttentionResNet, build_network
+from ean_lib.learning.constant_gates import last_batchnorm
+from ean_lib.networks import AttentionResNet, build_network, plug
 from ean_lib.schemes import Scheme
 from tests.tiny import STAGES, tiny_data, tiny_net
 
@@ -122,8 +123,21 @@ def test_what_has_no_mean_gate_is_refused_in_a_sentence() -> None:
         fold_constant_gates(tiny_net("cbam"), DATA.train)
     with pytest.raises(ValueError, match="at least 2 pictures, got 1"):
         gate_moments(tiny_net("se"), DATA.train, pictures=1)
-    with pytest.raises(ValueError, match=r"this block has none: fold before fuse\(\)"):
+    with pytest.raises(ValueError, match=r"BasicBlock has none: .* before fuse\(\)"):
         fold_constant_gates(tiny_net("se").fuse(), DATA.train)
+    with pytest.raises(ValueError, match="Conv2d has none: it must be a network of torchvision's residual blocks"):
+        last_batchnorm(torch.nn.Conv2d(3, 3, 1))
+
+
+def test_attention_that_was_plugged_into_a_network_folds_too() -> None:
+    plugged = plug(tiny_net("se").prune(Scheme.none(STAGES)), "se", example=images()).eval()
+    with torch.no_grad():
+        for _, _, module in plugged.connections():
+            module.fc2.weight.zero_()
+            module.fc2.bias.copy_(torch.linspace(-1, 1, len(module.fc2.bias)))
+        folded = fold_constant_gates(plugged, DATA.train)
+        torch.testing.assert_close(folded(images()), plugged(images()), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(folded(images()), plugged(images(), Scheme.none(plugged.stages)), atol=1e-2)
 
 
 def test_hooks_are_gone_after_an_error() -> None:

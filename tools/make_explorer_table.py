@@ -133,7 +133,8 @@ def belongs_to(run: FinishedRun, task: Mapping[str, Any]) -> bool:
     """Whether a retraining is of the task; for the backbone it does not matter which attention is named."""
     is_backbone = "1" not in run.config["scheme"]
     own = run.config["task"] | ({"attention": task["attention"]} if is_backbone else {})
-    return own == task and (run.config["share"] == "stage" or is_backbone)
+    is_same = rebuild(Task, own) == rebuild(Task, task)  # a key that is absent has its default
+    return is_same and (run.config["share"] == "stage" or is_backbone)
 
 
 def read_times(file: Path, task: Mapping[str, Any]) -> dict[str, Any]:

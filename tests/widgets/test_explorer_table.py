@@ -45,7 +45,13 @@ def retrain(top: Path, scheme: str, seed: int, accuracy: float, name: str = "", 
     """The folder of a finished retraining."""
     folder = top / (name or f"{scheme}-{seed}")
     share, task = changes.pop("share", "stage"), asdict(TASK) | changes.pop("task", {})
-    config = {"kind": "retrain", "task": task, "seed": seed, "train": {"epochs": 3, "seed": seed} | changes}
+    config = {
+        "format": 1,
+        "kind": "retrain",
+        "task": task,
+        "seed": seed,
+        "train": {"epochs": 3, "seed": seed} | changes,
+    }
     write(folder, config=config | {"scheme": scheme, "share": share}, result={"test_accuracy": accuracy})
     return folder
 
@@ -54,9 +60,9 @@ def retrain(top: Path, scheme: str, seed: int, accuracy: float, name: str = "", 
 def runs(tmp_path) -> Path:
     """A search that scored all 2^3 schemes of a small network, and some retrainings."""
     found = search(lambda asked: [50.0 + s.connected for s in asked], (2, 1), SearchConfig(steps=4))
-    write(tmp_path / "search", config={"kind": "search", "task": asdict(TASK), "seed": 0})
+    write(tmp_path / "search", config={"format": 1, "kind": "search", "task": asdict(TASK), "seed": 0})
     (tmp_path / "search" / "result.json").write_text(found.to_json())
-    write(tmp_path / "supernet", config={"kind": "supernet", "train": {"epochs": 7}}, result={})
+    write(tmp_path / "supernet", config={"format": 1, "kind": "supernet", "train": {"epochs": 7}}, result={})
     (tmp_path / "search" / "provenance.json").write_text(json.dumps({"sessions": [{"device": "a machine"}]}))
     lines = [json.dumps({"scheme": text, "accuracy": 50.0 + text.count("1")}) for text in SCHEMES]
     (tmp_path / "search" / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from tiny import STAGES, tiny_data, tiny_net
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from ean_lib.experiments import bench, steps
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig, train
-from ean_lib.networks import AttentionResNet
+from ean_lib.networks import AttentionResNet, PluggedNetwork, plug
 from ean_lib.runs import Run, Runtime
 from ean_lib.schemes import Scheme
 from ean_lib.search import SearchConfig
@@ -51,6 +52,14 @@ def frozen_net() -> AttentionResNet:
     return net
 
 
+def plugged_net() -> PluggedNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        blocks = BasicBlock(8, 8), BasicBlock(8, 8)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return plug(net, "dia", example=torch.zeros(2, 3, 16, 16), seed=0)
+
+
 def run_trainings(out: Path) -> None:
     """The networks are float64, so that only mistakes differ."""
     several = dataclasses.replace(CONFIG, sampler="complementary")
@@ -63,6 +72,7 @@ def run_trainings(out: Path) -> None:
         "complementary, uneven": (tiny_net("dia"), dataclasses.replace(several, batch_size=6), "random"),
         "sandwich, uneven": (tiny_net("dia"), dataclasses.replace(CONFIG, sampler="sandwich", batch_size=12), "random"),
         "frozen": (frozen_net(), several, "random"),
+        "plugged": (plugged_net(), several, "random"),
         "skipping": (tiny_net("dia").prune("11-00-1"), CONFIG, Scheme.parse("00-00-1")),
     }
     for case, (net, config, scheme) in cases.items():

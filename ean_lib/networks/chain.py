@@ -2,7 +2,7 @@
 
 The code of a foreign network cannot be cut into stem, blocks and head. But it can be run with some of its modules
 answering at once: to go on after block i, run it with block i answering the features at hand, and everything before it
-answering zeros that nobody reads. To finish a block whose branch f(x) is known, run the block with its branch answering
+answering with tensors that nobody reads. To finish a block whose branch f(x) is known, run the block with its branch answering
 f(x). What must be computed and what may be skipped is read off a recording of one forward pass.
 """
 
@@ -171,15 +171,6 @@ class Plan:
         return {self.modules[call.name]: self.recording.operations[call.result].shape[1:] for call in calls}
 
 
-def _zeros(like: Tensor, shapes: Mapping[nn.Module, tuple[int, ...]]) -> dict[nn.Module, Callable[..., Tensor]]:
-    """Answers that nobody reads, of the right shapes."""
-
-    def answer(shape: tuple[int, ...]) -> Callable[..., Tensor]:
-        return lambda *_, **__: like.new_zeros((len(like), *shape))
-
-    return {module: answer(shape) for module, shape in shapes.items()}
-
-
 class PluggedChain:
     """The chain of a plugged network's blocks: `stem`, `blocks`, `head`, as the contract wants them.
 
@@ -196,6 +187,7 @@ class PluggedChain:
     def __init__(self, backbone: nn.Module, blocks: list[str], branches: list[str], example: Tensor) -> None:
         self.backbone = backbone
         self.names = (blocks, branches)
+        self._unread: dict[Any, Tensor] = {}
         self.plan = self._made_plan(example)
         self.blocks = [PluggedBlock(self, index) for index in range(len(branches))]
 
@@ -224,10 +216,21 @@ class PluggedChain:
             return x
         return _until_input(self.module(self.plan.blocks[index]), lambda: self._after(index - 1, x))
 
+    def unread(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of that shape for each image, whose values nobody reads, so that one serves for all calls."""
+        key = (len(like), shape, like.dtype, like.device)
+        if key not in self._unread:
+            self._unread[key] = like.new_zeros((len(like), *shape))
+        return self._unread[key]
+
+    def answers(self, like: Tensor, shapes: Mapping[nn.Module, tuple[int, ...]]) -> dict[nn.Module, Any]:
+        """Such answers for modules whose results nobody reads."""
+        return {module: lambda *_, s=shape, **__: self.unread(like, s) for module, shape in shapes.items()}
+
     def _after(self, index: int, x: Tensor) -> Any:
         """Run the network with block `index` answering x."""
-        images = x.new_zeros((len(x), *self.plan.image_shape))
-        answers = _zeros(x, self.plan.before[index])
+        images = self.unread(x, self.plan.image_shape)
+        answers = self.answers(x, self.plan.before[index])
         answers[self.module(self.plan.blocks[index])] = lambda *_, **__: x.clone()
         with answering(answers):
             return self.backbone(images)
@@ -301,8 +304,8 @@ class PluggedBlock:
         # Copies, since the network's own code may add in place.
         return self._run(x, of_branch, {**results, self._branch: y})
 
-    def _run(self, x: Tensor, zeros: Mapping[nn.Module, tuple[int, ...]], known: Mapping[nn.Module, Tensor]) -> Tensor:
-        answers = _zeros(x, zeros)
+    def _run(self, x: Tensor, unread: Mapping[nn.Module, tuple[int, ...]], known: Mapping[nn.Module, Tensor]) -> Tensor:
+        answers = self.chain.answers(x, unread)
         for module, value in known.items():
             answers[module] = lambda *_, value=value, **__: value.clone()
         with answering(answers):

@@ -196,7 +196,8 @@ def test_step_schedule_drops_at_its_milestones() -> None:
 
 WORKER = Path(__file__).resolve().parents[1] / "distributed_worker.py"
 TRAININGS = (
-    "fixed", "none", "uniform", "complementary", "complementary, uneven", "sandwich, uneven", "frozen", "skipping"
+    "fixed", "none", "uniform", "complementary", "complementary, uneven", "sandwich, uneven", "frozen", "plugged",
+    "skipping",
 )  # fmt: skip
 
 

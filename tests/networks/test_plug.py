@@ -206,6 +206,24 @@ def test_export_gives_one_graph_for_all_schemes():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnxruntime_computes_the_same_for_another_scheme_and_another_number_of_images(tmp_path, dynamo):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net = plugged("dia").eval()
+    bits = Scheme.parse("10-1-0-1").as_tensor()
+    sizes = {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC}, None)}
+    if not dynamo:
+        sizes = {"dynamic_axes": {"images": {0: "batch"}}}
+    file = str(tmp_path / "net.onnx")
+    names = ["images", "connected"]
+    torch.onnx.export(net, (images(), bits), file, input_names=names, dynamo=dynamo, verbose=False, **sizes)
+    other = Scheme.parse("01-1-1-0").as_tensor()
+    inputs = {"images": images(5).numpy(), "connected": other.numpy()}
+    scores = onnxruntime.InferenceSession(file).run(None, inputs)[0]
+    torch.testing.assert_close(torch.from_numpy(scores), net(images(5), other).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_compile_takes_the_whole_graph_and_follows_the_tensor():
     net = plugged("dia").eval()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")

@@ -1,9 +1,9 @@
 """A plugged network as a chain of blocks, so that schemes with the same first bits share their work.
 
 The code of a foreign network cannot be cut into stem, blocks and head. But it can be run with some of its modules
-answering at once: to go on after block i, run it with block i answering the features at hand, and everything before it
-answering with tensors that nobody reads. To finish a block whose branch f(x) is known, run the block with its branch answering
-f(x). What must be computed and what may be skipped is read off a recording of one forward pass.
+answering at once. To go on after block i, run it with block i answering the features at hand, and everything before it
+answering with tensors that nobody reads. To finish a block whose branch f(x) is known, run the block with its branch
+answering f(x). What must be computed and what may be skipped is read off a recording of one forward pass.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ean_lib.checks import check, check_number
 from ean_lib.experiments.forms import FORMS
 from ean_lib.experiments.task import Task
 from ean_lib.learning.training import TrainConfig
@@ -93,7 +95,14 @@ def _row(run: FinishedRun) -> dict[str, Any]:
             "accuracy": result["test_accuracy"],
             "options": task | train | others,
         }
-    except (KeyError, TypeError, AttributeError) as error:
+        for name in ("form", "scheme"):
+            check(name, row[name], isinstance(row[name], str), "a text")
+        for name in ("connected", "seed", "accuracy"):
+            check_number(name, row[name])
+        for name in ("extra_parameters", "macs", "time_increment"):
+            if row[name] is not None:
+                check_number(name, row[name], low=-inf)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"the files of the run {run.path} are not those of a finished retraining"
         raise ValueError(f"{what} ({type(error).__name__}: {error}); redo it, or leave it out") from None
     identity = {name: row[name] for name in ("form", "scheme", "seed", "accuracy")}

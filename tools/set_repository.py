@@ -4,7 +4,8 @@
     python tools/set_repository.py ""
 
 It writes the address into _config.yml (the launch button of each page), README.md and the chapters (the Colab badge,
-and the clone that a chapter makes on Colab), pyproject.toml and CITATION.cff. A test keeps all places equal.
+and what a chapter installs where ean_lib is missing: without an address, the clone that it lies in), pyproject.toml and
+CITATION.cff. A test keeps all places equal.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ launch_buttons:
 
 
 def set_in_chapter(path: Path, url: str) -> None:
-    """The address in the bootstrap cell, and the badge below the title."""
+    """What the bootstrap cell installs, and the badge below the title."""
     notebook = nbformat.read(path, as_version=4)
     title, bootstrap = notebook.cells[:2]
-    bootstrap.source, count = re.subn(r'^REPOSITORY = ".*?"', f'REPOSITORY = "{url}"', bootstrap.source, flags=re.M)
+    source = f"git+{url}" if url else ".."
+    bootstrap.source, count = re.subn(r"(%pip install --quiet) \S+", rf"\1 {source}", bootstrap.source)
     if count != 1:
-        raise ValueError(f"{path.name}: the second cell must have the line REPOSITORY = ...")
+        raise ValueError(f"{path.name}: the second cell must have the line %pip install --quiet ...")
     text = re.sub(r"\n\n\[!\[Open in Colab\].*", "", title.source)
     heading, _, rest = text.partition("\n")
     link = f"\n\n{badge(url, f'book/{path.name}', '_static/colab.svg')}" if url else ""

@@ -15,6 +15,7 @@ from ean_lib.plots.palette import (
     FORM_MARKERS,
     GREEN,
     GREY,
+    METHOD_COLOURS,
     MODULE_COLOURS,
     MODULE_MARKERS,
     ORANGE,
@@ -31,8 +32,8 @@ from ean_lib.plots.schemes import schemes
 from ean_lib.plots.searches import policy, search_over_time
 
 __all__ = [
-    "BLUE", "CONNECTED", "FORM_COLOURS", "FORM_MARKERS", "GREEN", "GREY", "MODULE_COLOURS", "MODULE_MARKERS", "ORANGE",
-    "PINK", "RIGHT", "SEED_MARKERS", "SKY", "STAGE_GROUPS", "WIDTH", "WRONG", "YELLOW", "accuracy_against_cost",
-    "canvas", "curves", "first_stage", "forms", "jitter", "landscape", "outline", "overlay", "pictures",
-    "pictures_with_maps", "policy", "schemes", "search_over_time", "time_increments",
+    "BLUE", "CONNECTED", "FORM_COLOURS", "FORM_MARKERS", "GREEN", "GREY", "METHOD_COLOURS", "MODULE_COLOURS",
+    "MODULE_MARKERS", "ORANGE", "PINK", "RIGHT", "SEED_MARKERS", "SKY", "STAGE_GROUPS", "WIDTH", "WRONG", "YELLOW",
+    "accuracy_against_cost", "canvas", "curves", "first_stage", "forms", "jitter", "landscape", "outline", "overlay",
+    "pictures", "pictures_with_maps", "policy", "schemes", "search_over_time", "time_increments",
 ]  # fmt: skip

@@ -10,8 +10,9 @@ from ean_lib.plots.palette import FORM_COLOURS, FORM_MARKERS, GREY, MODULE_MARKE
 
 
 def style_of(form: str) -> dict[str, str]:
-    """Colour and marker of a form; a form that the book does not know is a grey hexagon."""
-    return {"color": FORM_COLOURS.get(form, GREY), "marker": FORM_MARKERS.get(form, "h")}
+    """Colour and marker of a form, also of a label such as "EAN (found)"; an unknown one is a grey hexagon."""
+    known = form.lower().split(" (")[0]
+    return {"color": FORM_COLOURS.get(known, GREY), "marker": FORM_MARKERS.get(known, "h")}
 
 
 def forms(

@@ -34,6 +34,17 @@ FORM_MARKERS = {
 MODULE_COLOURS = {"se": BLUE, "sge": GREEN, "dia": ORANGE}
 MODULE_MARKERS = {"se": "o", "sge": "^", "dia": "s"}
 
+# Ways to search, and the two modes of the controller; random search has the colour of random schemes.
+METHOD_COLOURS = {
+    "random": GREEN,
+    "greedy": GREY,
+    "evolution": PINK,
+    "TPE": YELLOW,
+    "REINFORCE": BLUE,
+    "corrected": BLUE,
+    "official": ORANGE,
+}
+
 SEED_MARKERS = "os^DvP"
 
 # Schemes by the first stage with a connected block (0: none), from those that connect early to those that do not.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOOK = ROOT / "book"
@@ -32,8 +35,15 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def exercises(path: Path) -> list[nbformat.NotebookNode]:
-    return [cell for cell in cells(path) if "exercise" in tags(cell)]
+def exercises(path: Path) -> list[tuple[nbformat.NotebookNode, nbformat.NotebookNode]]:
+    """Of each exercise the folded cell with its check, and the cell that a reader writes in."""
+    return [pair for pair in pairwise(cells(path)) if "exercise" in tags(pair[1])]
+
+
+def repository() -> str:
+    """The address that the chapters install from, or nothing."""
+    found = re.search(r"%pip install --quiet git\+(\S+)", cells(CHAPTERS[0])[0].source)
+    return found[1] if found else ""
 
 
 def solutions(path: Path) -> dict[str, str]:
@@ -61,7 +71,7 @@ def test_a_chapter_is_a_valid_notebook(path):
 @every_chapter
 def test_a_chapter_starts_with_bootstrap_parameters_and_header_card(path):
     bootstrap, parameters = cells(path)[:2]
-    assert 'find_spec("ean_lib")' in bootstrap.source
+    assert 'find_spec("ean_lib")' in bootstrap.source and len(bootstrap.source.splitlines()) == 3
     assert "parameters" in tags(parameters)
     names = {target.id for node in ast.parse(parameters.source).body for target in node.targets}
     assert {"PRESET", "DATASET", "SEED", "DEVICE"} <= names
@@ -70,15 +80,47 @@ def test_a_chapter_starts_with_bootstrap_parameters_and_header_card(path):
         assert word in card, f"the header card does not say '{word}'"
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_bootstrap_cell_installs_the_library_only_where_it_is_missing(monkeypatch, installed):
+    """From the clone around the chapter, or from the repository, where one is set; all chapters have the same cell."""
+    magics = []
+    shell = SimpleNamespace(run_line_magic=lambda name, line: magics.append(f"{name} {line}"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    code = TransformerManager().transform_cell(cells(CHAPTERS[0])[0].source)
+    exec(code, {"get_ipython": lambda: shell})
+    source = f"git+{repository()}" if repository() else ".."
+    assert magics == ([] if installed else [f"pip install --quiet {source} anywidget"])
+    assert (BOOK / ".." / "pyproject.toml").is_file()  # a chapter in a clone is started in its own folder
+
+
 @every_chapter
-def test_the_bootstrap_cell_finds_a_clone_that_is_not_installed(path):
-    """In the folder of the chapter, with an environment in which ean_lib is not installed."""
-    hide = "import sys; root = sys.argv[1]; sys.path = [p for p in sys.path if p != root]\n"
-    hide += "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in str(finder)]\n"
-    check = "\nimport ean_lib; assert ean_lib.__file__.startswith(root)"
-    command = [sys.executable, "-I", "-c", hide + cells(path)[0].source + check, str(BOOK.parent)]
-    done = subprocess.run(command, cwd=BOOK, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_a_chapter_imports_only_what_the_bootstrap_cell_brings(path):
+    """The library's dependencies and anywidget; IPython is there wherever a notebook runs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = {re.split(r"[<>=!]", entry)[0] for entry in project["dependencies"]}
+    brought = {"PIL" if name == "pillow" else name for name in brought} | {"ean_lib", "anywidget", "IPython"}
+    imported = set()
+    for cell in cells(path)[1:]:
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) <= brought
+
+
+@every_chapter
+def test_what_only_imports_draws_or_checks_an_exercise_is_folded(path):
+    """Its output is in view, its code one click away."""
+    code = cells(path)
+    folded = [cell for cell in code if "hide-input" in tags(cell)]
+    assert code[0] in folded and code[2] in folded  # the bootstrap and the imports, around the parameters
+    for cell in code:
+        draws = images(cell) or re.search(r"\b(SchemeExplorer|MapViewer)\(", cell.source)
+        if draws or "exercise-check" in tags(cell) or re.search(r"\bload_record\(|\bload_bench\(", cell.source):
+            assert cell in folded, f"not folded: {cell.source[:80]}"
+        if "exercise" in tags(cell):
+            assert cell not in folded, "an exercise is there to be written in"
 
 
 @every_chapter
@@ -134,6 +176,14 @@ def test_a_committed_chapter_is_small_and_carries_no_widget_state(path):
     assert "application/vnd.jupyter.widget-view" not in path.read_text()
 
 
+@every_chapter
+def test_a_chapter_reads_records_by_their_names_only(path):
+    """So it needs no clone, and no chapter parses the files of a run."""
+    code = "\n".join(cell.source for cell in cells(path))
+    files = r"\b(config|result|provenance|measure)\.json\b|\bmetrics\.jsonl\b|\bresults\b.*/|load_network\("
+    assert not re.search(files, code)
+
+
 def test_all_chapters_start_with_the_same_bootstrap_cell():
     assert len({cells(path)[0].source for path in CHAPTERS}) == 1
 
@@ -147,10 +197,12 @@ def test_each_exercise_fails_on_its_stub_and_passes_on_its_solution(path, monkey
     answers = solutions(path)
     assert len(labels) >= 2, "a chapter has at least two exercises"
     assert sorted(labels) == sorted(answers) and len(labels) == len(exercises(path))
-    for label, cell in zip(labels, exercises(path), strict=True):
+    for label, (check, cell) in zip(labels, exercises(path), strict=True):
+        assert "exercise-check" in tags(check), f"{label}: its check must stand before it"
         body, last = cell.source.rsplit("\n", 1)
         assert re.fullmatch(r"check_(\w+)\(\1\)", last), f"{label}: the last line must check the answer, not '{last}'"
         names: dict = {}
+        exec(check.source, names)  # nothing else of the chapter is needed
         exec(body, names)
         stub = eval(last, names)
         assert stub.startswith("not yet"), f"{label} accepts its stub: {stub}"
@@ -167,21 +219,15 @@ def test_the_cell_for_a_readers_own_picture_works(monkeypatch, tmp_path):
     from PIL import Image
 
     import ean_lib
+    from ean_lib import plots
 
     code = [cell.source for cell in cells(BOOK / "06_grad_cam.ipynb")]
     (look_at,) = (source for source in code if "def look_at" in source)
-    (overlay,) = (
-        ast.unparse(node)
-        for source in code
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef) and node.name == "overlay"
-    )
     monkeypatch.setattr(pyplot, "show", lambda: None)
     build = torchvision.models.resnet50
     monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: build())
     Image.new("LA", (300, 240), (90, 255)).save(tmp_path / "mine.png")
-    names = {"torch": torch, "plt": pyplot, "grad_cam": ean_lib.grad_cam}
-    exec(overlay, names)
+    names = {"torch": torch, "plt": pyplot, "grad_cam": ean_lib.grad_cam, "plots": plots}
     exec(look_at.replace('MY_PICTURE = ""', f"MY_PICTURE = {str(tmp_path / 'mine.png')!r}"), names)
     axes = pyplot.gcf().axes
     pyplot.close("all")
@@ -220,7 +266,7 @@ def test_one_command_sets_the_repository_everywhere_and_removes_it_again(tmp_pat
     for path in before:
         assert path.read_text().count(url.removeprefix("https://")) >= 1 or "colab" in path.read_text(), path.name
     chapter = tmp_path / "book" / CHAPTERS[0].name
-    assert cells(chapter)[0].source.count(f'REPOSITORY = "{url}"') == 1
+    assert f"%pip install --quiet git+{url} anywidget" in cells(chapter)[0].source
     link = f"(https://colab.research.google.com/github/somebody/attention-book/blob/main/book/{chapter.name})"
     assert link in cells(chapter, "markdown")[0].source
     set_once = {path: path.read_bytes() for path in before}
@@ -230,7 +276,7 @@ def test_one_command_sets_the_repository_everywhere_and_removes_it_again(tmp_pat
 
 
 def test_all_places_name_the_same_repository():
-    url = re.search(r'^REPOSITORY = "(.*)"', cells(CHAPTERS[0])[0].source, flags=re.M)[1]
+    url = repository()
     for name in ("_config.yml", "README.md", "pyproject.toml", "CITATION.cff"):
         text = (ROOT / name).read_text()
         part = re.search(r"repository \(tools/set_repository.py\)(.*?)/repository", text, flags=re.S)[1]

@@ -14,6 +14,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
 from ean_lib import Scheme, SearchConfig, plots, search
+from ean_lib.experiments.forms import FORMS
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +32,10 @@ def test_every_colour_is_told_apart_by_a_marker_too():
     for colours, markers in ((plots.FORM_COLOURS, plots.FORM_MARKERS), (plots.MODULE_COLOURS, plots.MODULE_MARKERS)):
         assert colours.keys() == markers.keys()
         assert len(set(colours.values())) == len(set(markers.values())) == len(colours)
+
+
+def test_every_form_of_a_report_has_its_colour():
+    assert list(plots.FORM_COLOURS) == list(FORMS)
 
 
 def test_forms_shows_every_seed_and_the_mean():

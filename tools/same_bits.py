@@ -6,7 +6,7 @@
 
 It uses nothing but the command line, so that the two may be laid out differently: `ean run` on cued_shapes with six
 forms; on CIFAR-10, where it is there, a supernet with DIA and the sandwich sampler and a retraining; and a search by
-each method in the supernet of the first. Compared are the tensors of the weights (sha256), the results and the metrics,
+each method in the supernet of the first, with its own BatchNorm statistics. Compared are the tensors of the weights (sha256), the results and the metrics,
 in all that both of them recorded. The exit code is 1 where something differs.
 """
 
@@ -19,17 +19,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--no-progress", "--device", "cpu"]
-SHAPES = [*TINY, "--dataset", "cued_shapes", "--subset", "512", "--recalibrate", "64"]
+SHAPES = [*TINY, "--dataset", "cued_shapes", "--subset", "512", "--recalibrate", "None"]
 SHAPES += ["--supernet.epochs", "2", "--search.steps", "12", "--retrain.epochs", "2"]
 SHAPES += ["--forms", "backbone", "org-full", "share-full", "ean", "random", "late"]
 PHOTOS = [*TINY, "--dataset", "cifar10", "--subset", "256", "--attention", "dia", "--epochs", "2", "--batch-size", "64"]
-SEARCH = [*TINY, "--supernet", "OUT/shapes/seed-0/supernet", "--recalibrate", "64", "--samples", "2", "--budget"]
+SEARCH = [*TINY, "--supernet", "OUT/shapes/seed-0/supernet", "--recalibrate", "None", "--samples", "2", "--budget"]
 BUDGETS = {"random": 24, "greedy": 24, "evolution": 24, "tpe": 24, "reinforce": 24, "exhaustive": 64}
 # By part: the folder of a command's runs, and the command; OUT stands for the folder of all of them.
 COMMANDS: dict[str, dict[str, list[str]]] = {
@@ -131,7 +132,7 @@ def different(other: Any, here: Any, name: str = "") -> Iterator[str]:
         for number, pair in enumerate(zip(other, here, strict=True)):
             yield from different(*pair, f"{name}[{number}]")
     elif other != here:
-        yield f"{name} {other!r}, here {here!r}"
+        yield f"{name} {short(other)}, here {short(here)}"
 
 
 if __name__ == "__main__":

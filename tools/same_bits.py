@@ -6,8 +6,8 @@
 
 It uses nothing but the command line, so that the two may be laid out differently: `ean run` on cued_shapes with six
 forms; on CIFAR-10, where it is there, a supernet with DIA and the sandwich sampler and a retraining; and a search by
-each method in the supernet of the first, with its own BatchNorm statistics. Compared are the tensors of the weights (sha256), the results and the metrics,
-in all that both of them recorded. The exit code is 1 where something differs.
+each method in the supernet of the first, with its own BatchNorm statistics. Compared are the tensors of the weights
+(sha256), the results and the metrics, in all that both of them recorded. The exit code is 1 where something differs.
 """
 
 import argparse

@@ -35,8 +35,10 @@ def policy(axes: Sequence[Axes], history: Sequence[Mapping[str, Any]], stages: S
         axis.set_ylim(-0.03, 1.03)
         axis.set_title(f"stage {number}", fontsize=10)
         axis.grid(alpha=0.3)
-    axes[int(np.argmax(stages))].legend(ncols=3, loc="upper right", fontsize=9)
-    axes[len(stages) // 2].set_ylabel("probability of connecting")
+    figure = axes[0].figure
+    deepest = axes[int(np.argmax(stages))]  # it has a line for every place that a block can have
+    figure.legend(*deepest.get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=9)
+    figure.supylabel("probability of connecting", fontsize=10)
     axes[-1].set_xlabel("step of the controller")
 
 

@@ -79,8 +79,8 @@ def outcome(folder: Path) -> dict[str, bytes]:
 def test_killed_at_random_moments_every_command_ends_with_the_same_bits(tmp_path: Path) -> None:
     run_whole(["--help"])  # starts the fork server
     moments = random.Random(0)
-    supernet = ["supernet", *TASK, "--epochs", "8", "--batch-size", "32", "--out"]
-    retrain = ["retrain", *TASK, "--scheme", "1-0", "--epochs", "8", "--batch-size", "32", "--out"]
+    supernet = ["supernet", *TASK, "--epochs", "4", "--batch-size", "32", "--out"]
+    retrain = ["retrain", *TASK, "--scheme", "1-0", "--epochs", "4", "--batch-size", "32", "--out"]
     search = ["search", "--supernet", str(tmp_path / "supernet"), "--no-progress", "--device", "cpu"]
     search += ["--steps", "40", "--recalibrate", "64", "--budget", "3", "--out"]
     for name, command in (("supernet", supernet), ("retrain", retrain), ("search", search)):

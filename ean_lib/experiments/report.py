@@ -35,9 +35,10 @@ def collect(sources: Sequence[Path | str | Record]) -> pd.DataFrame:
     """One row for each finished retraining in the folders or below them, or in records (`ean_lib.load_record`).
 
     Columns: dataset, backbone, attention (with its rd_ratio, where one was given), form, scheme, connected, seed,
-    accuracy (% of the test images), from ``ean measure``, where it was run: extra_parameters, macs, time_increment (a
-    fraction) and device; and recipe: in what the run differs from others of its dataset and backbone, such as "epochs
-    3", empty where in nothing. A network of a truth table has the form "bench".
+    accuracy (% of the test images); from ``ean measure``, where it was run: extra_parameters, macs, time_increment (a
+    fraction, the median of the increments within a round) and device; and recipe: in what the run differs from others
+    of its dataset and backbone, such as "epochs 3", empty where in nothing. A network of a truth table has the form
+    "bench".
 
     Raises:
         FileNotFoundError: if there is no such folder or record.
@@ -95,6 +96,8 @@ def _row(run: FinishedRun) -> dict[str, Any]:
             "accuracy": result["test_accuracy"],
             "options": task | train | others,
         }
+        # The increment within a round, as the chapters and the explorer show it: what slows the machine slows both.
+        row["time_increment"] = cost.get("paired_increment", cost.get("time_increment"))
         for name in ("form", "scheme"):
             check(name, row[name], isinstance(row[name], str), "a text")
         for name in ("connected", "seed", "accuracy"):

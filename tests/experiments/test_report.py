@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ean_lib import load_record
 from ean_lib.experiments.report import collect, summarise, to_markdown, write_report
 
+ROOT = Path(__file__).resolve().parents[2]
 TASK = {"dataset": "cued_shapes", "backbone": "resnet20", "attention": "se", "rd_ratio": 0.5, "blocks": [2, 2, 2]}
 
 
@@ -144,3 +146,14 @@ def test_a_run_that_lacks_a_part_is_named(tmp_path: Path, name: str, missing: st
     file.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=f"'?{missing}'?"):
         collect([tmp_path])
+
+
+def test_the_time_increment_of_a_report_and_of_the_readme_is_the_paired_one() -> None:
+    table = summarise(collect(["cued_shapes"])).set_index("form")
+    runs = load_record("cued_shapes").runs.query("kind == 'retrain'")
+    readme = (ROOT / "README.md").read_text().splitlines()
+    for form in ("share-full", "ean", "late"):
+        median = runs[runs.form == form].paired_increment.median()
+        assert table.loc[form, "time_increment"] == median
+        line = next(line for line in readme if line.startswith("| cued_shapes") and f"| {form} |" in line)
+        assert line.split(" | ")[-1] == f"{100 * median:.1f} |"

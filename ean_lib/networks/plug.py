@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._pytree import tree_leaves
 
 from ean_lib.attention import create_attention
 from ean_lib.attention.common import State
@@ -126,7 +127,7 @@ class Slot:
         def note(_: Tensor) -> None:
             self._thread.backward = this
 
-        for value in output.values() if isinstance(output, Mapping) else [output]:
+        for value in tree_leaves(output):  # one tensor, or several, as a detector's backbone gives
             if isinstance(value, Tensor) and value.requires_grad:
                 value.register_hook(note)
 

@@ -9,11 +9,23 @@ from ean_lib.data.cued_photos import load_cued_photos
 from ean_lib.data.cued_shapes import load_cued_shapes
 from ean_lib.data.directories import data_directory
 from ean_lib.data.folder import load_image_folder
+from ean_lib.data.loaders import DatasetSplit, Images, LoaderSplit, as_split, num_classes
 from ean_lib.data.splits import Data, Split
 
 DATASETS = ("cued_shapes", "cued_photos", "cifar10", "cifar100", "image_folder:PATH")
 
-__all__ = ["DATASETS", "Data", "Split", "data_directory", "load_data"]
+__all__ = [
+    "DATASETS",
+    "Data",
+    "DatasetSplit",
+    "Images",
+    "LoaderSplit",
+    "Split",
+    "as_split",
+    "data_directory",
+    "load_data",
+    "num_classes",
+]
 
 
 def load_data(

@@ -1,21 +1,25 @@
 """The accuracy of a network."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ean_lib.data import Split
+from ean_lib.data import Images, as_split, num_classes
 from ean_lib.devices import find_device
-from ean_lib.networks import Network, SchemeLike, check_scores, eval_mode, find_broken, network_dtype
-
-Metric = Callable[[Tensor, Tensor], Any]
+from ean_lib.networks import (
+    Metric,
+    Network,
+    SchemeLike,
+    check_scores,
+    eval_mode,
+    find_broken,
+    network_dtype,
+    start_tally,
+)
 
 
 @torch.no_grad()
 def evaluate(
-    net: Network | nn.Module, split: Split, scheme: SchemeLike | None = None, *,
+    net: Network | nn.Module, split: Images, scheme: SchemeLike | None = None, *,
     batch_size: int = 500, device: str = "auto", metric: Metric | None = None,
 ) -> float:  # fmt: skip
     """Accuracy (%) of a network on a split, or another metric, in eval mode.
@@ -25,35 +29,31 @@ def evaluate(
     Args:
         net: a network of the contract; or any module, where no scheme is given. It gets images of its own type, such as
             float64.
-        split: images and labels.
+        split: images and labels: a `Split`, a torch `Dataset`, a `DataLoader`, or any iterable of (images, labels); see
+            `ean_lib.data.loaders`.
         scheme: the connections; None takes the network's own.
-        batch_size: images of a forward pass.
+        batch_size: images of a forward pass; batches that are made already are taken as they are.
         device: ``"auto"`` (a GPU if there is one), or the name of one.
-        metric: gets the class scores (N, outputs) and the labels (N,) of all images, on the device, and returns a
-            number; None is the accuracy in %.
+        metric: None is the accuracy in %. A function gets the class scores (N, outputs) and the labels (N,) of all
+            images, on the CPU, and returns a number. Of an object with `update` and `compute`, such as a metric of
+            torchmetrics, a copy is updated by each batch, on the device.
 
     Raises:
-        ValueError: for bad options; if the network has fewer outputs than the split has classes; or if its class scores
-            are not finite, as with broken weights: the highest of them would say nothing.
+        ValueError: for bad options, images or labels; if the network has fewer outputs than there are classes; if its
+            class scores are not finite, as with broken weights: the highest of them would say nothing; or if the metric
+            gives anything but one finite number.
     """
     target = find_device(device)
+    split = as_split(split)
+    tally = start_tally(metric, target)
     net.to(target, memory_format=torch.channels_last)
     dtype = network_dtype(net)
-    classes = int(split.labels.max()) + 1
     arguments = () if scheme is None else (scheme,)
-    seen = []  # class scores and labels of each batch, for the metric
-    hits, finite = [], []  # tensors, so that nothing waits for the GPU before the end
     with eval_mode(net):
         for x, y in split.batches(batch_size, device=target):
             scores = net(x.to(dtype), *arguments)  # (B, outputs)
-            check_scores(scores, len(y), classes)
-            hits.append((scores.argmax(1) == y).sum())
-            finite.append(scores.isfinite().all())
-            if metric is not None:
-                seen.append((scores, y))
-    if not torch.stack(finite).all():
+            check_scores(scores, len(y), num_classes(split))
+            tally.add(scores, y)
+    if not tally.is_finite:
         raise ValueError(f"the class scores are NaN or infinite, so they have no accuracy: {find_broken(net)}")
-    if metric is not None:
-        scores, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        return float(metric(scores, labels))
-    return 100 * torch.stack(hits).sum().item() / len(split)
+    return tally.value()

@@ -8,6 +8,7 @@ What is unusual here: a killed run goes on to the same bits. The learning rate i
 augmentations and schemes come from one CPU generator, whose state is in the checkpoint. Torch's global generators,
 which modules such as Dropout draw from, are seeded anew in each epoch, and put back at the end. And the configuration
 alone decides: of accelerate only the processes are used, not what its environment variables say about precision.
+How far this holds for a `DataLoader` and other images that are not ours stands in :mod:`ean_lib.data.loaders`.
 """
 
 import math
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,14 +28,17 @@ from accelerate.utils import reduce
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ean_lib.attention.common import statistics_dtype
-from ean_lib.checks import Count, Fraction, NotNegative, Positive, Seed, check, check_options
-from ean_lib.data import Data, Split
+from ean_lib.checks import Count, Fraction, NotNegative, Positive, Seed, check, check_options, plain
+from ean_lib.data import Data, DatasetSplit, Images, LoaderSplit, Split, as_split, num_classes
+from ean_lib.data.loaders import check_batch, take_exactly
+from ean_lib.data.splits import Batch
 from ean_lib.devices import find_precision, find_processes
 from ean_lib.learning.joined_batchnorm import joined_batchnorm
-from ean_lib.networks import Network, check_scheme, check_scores, network_dtype
+from ean_lib.networks import Network, as_classes, check_scheme, check_scores, eval_mode, network_dtype
 from ean_lib.runs import Run
 from ean_lib.schemes import Scheme
 from ean_lib.supernet.samplers import SAMPLERS, SCHEMES_PER_STEP
@@ -47,6 +52,8 @@ START = 0.04  # the learning rate of the first step, as a fraction of the highes
 
 EpochRecord = dict[str, Any]  # epoch, step, lr, loss, accuracy
 Loss = Callable[[Tensor, Tensor], Tensor]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+BatchTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -117,9 +124,11 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 
 
 def train(
-    net: Network, data: Data, config: TrainConfig, scheme: Scheme | Literal["random"] = "random",
+    net: Network, data: Data | Images, config: TrainConfig, scheme: Scheme | Literal["random"] = "random",
     run: Run | None = None, *, split: Split | None = None, device: str = "auto", progress: bool = True,
-    loss: Loss | None = None, on_epoch: Callable[[EpochRecord], None] | None = None,
+    loss: Loss | None = None, optimizer: MakeOptimizer | None = None, batch_transform: BatchTransform | None = None,
+    average: AveragedModel | None = None, validate: Callable[[Network], float] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:  # fmt: skip
     """Train net in place and return one record per epoch.
 
@@ -127,9 +136,30 @@ def train(
     to the bit. Modules that are in eval mode stay in it, such as the BatchNorms of a frozen part, unless the whole
     network is in eval mode: that means nothing here, and it is put into training mode.
 
+    `loss`, `optimizer`, `batch_transform`, `average` and `validate` are code: they are no part of a run's
+    configuration, and a training that goes on must be given them again. Mixup, an average of the weights, the F1 of
+    each epoch (by torchmetrics), and a log that TensorBoard shows::
+
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        f1 = MulticlassF1Score(num_classes=10)
+        writer = SummaryWriter("logs")
+
+        def log(record):
+            for name in ("loss", "accuracy", "validation"):
+                writer.add_scalar(name, record[name], record["epoch"])
+
+        train(
+            net, loader, TrainConfig(epochs=30), batch_transform=v2.MixUp(num_classes=10), average=average,
+            validate=lambda net: 100 * evaluate(net, val_loader, metric=f1), on_epoch=log,
+        )
+        net = average.module
+
     Args:
         net: moved to the device and trained in place. It leaves as an ordinary network, in training mode.
-        data: its augmentations, and its training part unless ``split`` is given.
+        data: its augmentations, and its training part unless ``split`` is given. Or the training images themselves: a
+            `Split`, a torch `Dataset`, a `DataLoader`, or any iterable of batches (images, labels), as they are in
+            :mod:`ean_lib.data.loaders`. These are augmented by whoever made them; `augment` of the configuration has no
+            effect, nor has `batch_size` where the batches are made already.
         config: the recipe.
         scheme: ``"random"`` trains a supernet; a Scheme trains that one network (prune it first).
         run: a run folder that checkpoints are written to at each epoch, and resumed from.
@@ -137,25 +167,37 @@ def train(
         device: ``"auto"`` (a GPU if there is one), or the name of one.
         progress: show a progress bar with the running accuracy.
         loss: of class scores (B, classes), at least float32, and labels (B,): their mean over the images; None is
-            cross-entropy with the configuration's label smoothing. It is not part of a run's configuration.
+            cross-entropy with the configuration's label smoothing. With weights for the classes:
+            ``nn.CrossEntropyLoss(weight=weights)``, a mean over what the images weigh.
+        optimizer: makes the optimiser of the parameters that need a gradient; None is the configuration's. It may have
+            groups of its own making, ``lambda _: SGD([{"params": net.fc.parameters(), "lr": 0.1}, ...])``. Each
+            group's learning rate is its highest; the schedule gives the fraction, and `lr` of the configuration counts
+            only in the records.
+        batch_transform: makes other images and labels of each batch, on the device, such as v2.MixUp or v2.CutMix of
+            torchvision. Labels may become shares of the classes, (B, classes); the accuracy counts the largest. It
+            is seeded as modules are, on each process differently.
+        average: is updated with the network after each step, such as an exponential moving average.
+        validate: is called after each epoch with the network, or its average if there is one, in eval mode; its number
+            is `validation` in the record. `evaluate` in it needs the same device as here.
         on_epoch: is called with each epoch's record, on every process, after the checkpoint; the network is `net`.
 
     Returns:
         Records with epoch, step, lr, loss, and accuracy (%) on the augmented training images; with the precision too,
-        where the configuration left that to the device.
+        where the configuration left that to the device, and with the validation.
 
     Raises:
         NonFiniteLossError: if the loss is NaN or infinite; the last checkpoint stays.
-        ValueError: before anything is changed, if images, batches, scheme, network and device do not fit together.
+        ValueError: before anything is changed, if images, batches, scheme, network and device do not fit together; at
+            the batch, if one that is given is not what it should be, or an epoch has fewer of them.
     """
     device, processes = find_processes(device)
     rank, world = processes.process_index, processes.num_processes
     precision = resolve_precision(config, device).precision
-    split = data.train if split is None else split
-    _check_batches(config, len(split), world, is_supernet=not isinstance(scheme, Scheme))
+    split = _training_images(data, split)
+    labelled = data if isinstance(data, Data) else split
+    steps_per_epoch = _check_batches(config, split, world, is_supernet=not isinstance(scheme, Scheme))
     _check_network(net, precision)
     _warn_of_launcher(precision)
-    steps_per_epoch = len(split) // config.batch_size
     total_steps = steps_per_epoch * config.epochs
     generator = torch.Generator().manual_seed(config.seed)
     draw_schemes = _schemes_of_a_step(net, config, scheme, generator, warm_steps=config.warmup * total_steps)
@@ -166,20 +208,20 @@ def train(
         net.train()
     dtype = network_dtype(net)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = _make_optimizer(trained, config)
+    stepper = _make_optimizer(trained, config, optimizer)
+    fractions = [group["lr"] / config.lr for group in stepper.param_groups]  # of the scheduled rate; 1 for our own
+    loss_of = _make_loss(loss, config, device)
+    parts_with_state = _parts_with_state(net, stepper, average, split, device)
     history: list[EpochRecord] = []
     if run is not None and (saved := run.load_checkpoint()) is not None:
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
+        _restore(parts_with_state, saved, run)
         generator.set_state(saved["generator"])
         history = saved["history"]
-    loss_of = partial(F.cross_entropy, label_smoothing=config.label_smoothing) if loss is None else loss
     model = _on_all_processes(net, scheme, device, world)
     gate_all = world > 1 and _is_complete(net)
 
-    images_per_process = config.batch_size // world
-    batches_of = {"augment": data.augment if config.augment else (), "drop_last": True}
-    batches_of |= {"device": device, "rank": rank, "world": world}
+    augment = data.augment if isinstance(data, Data) and config.augment else ()
+    batches_of = {"augment": augment, "drop_last": True, "device": device, "rank": rank, "world": world}
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     bar = tqdm(
         total=total_steps,
@@ -199,27 +241,31 @@ def train(
     ):
         for epoch in range(len(history), config.epochs):
             _seed_global_generators(device, config.seed, epoch, rank)
+            _tell_sampler(split, epoch)
             first_step = epoch * steps_per_epoch
             meter = _Meter(first_step, world)
             batches = split.batches(config.batch_size, generator=generator, **batches_of)
+            batches = _transformed(take_exactly(batches, steps_per_epoch), batch_transform)
             for step, (x, y) in enumerate(batches, start=first_step):
                 rate = learning_rate(step, total_steps, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.zero_grad(set_to_none=False)
+                for group, fraction in zip(stepper.param_groups, fractions, strict=True):
+                    group["lr"] = rate * fraction
+                stepper.zero_grad(set_to_none=False)
 
                 schemes = draw_schemes(step)
+                _check_share(len(y), len(schemes), config)
                 parts = []
                 for k, one_scheme in enumerate(schemes):
                     # Image i of the whole batch, over all processes, goes to scheme i modulo their number. So a scheme
                     # sees the same images however many processes divide the batch.
-                    first = (k - rank * images_per_process) % len(schemes)
+                    first = (k - rank * len(y)) % len(schemes)
                     images, labels = x[first :: len(schemes)].to(dtype), y[first :: len(schemes)]
                     # A bool tensor gives every process a gradient for every parameter, whatever the scheme.
                     connected = one_scheme.as_tensor(device) if gate_all else one_scheme
                     with autocast:
                         scores = model(images, connected)  # (B, classes)
-                        check_scores(scores, len(labels), data.num_classes)
+                        check_scores(scores, len(labels), num_classes(labelled))
+                        _check_shares(scores, labels)
                         scores = scores.to(statistics_dtype(scores))
                         part_loss = loss_of(scores, labels)
                     check("what `loss` returns", tuple(part_loss.shape), part_loss.dim() == 0, "one number, a mean: ()")
@@ -227,7 +273,7 @@ def train(
                     is_last = k + 1 == len(schemes)
                     with model.no_sync() if world > 1 and not is_last else nullcontext():
                         (part_loss * share).backward()
-                    correct = (scores.argmax(1) == labels).sum()
+                    correct = (scores.argmax(1) == as_classes(labels)).sum()
                     parts.append(torch.stack([part_loss.detach() * share, correct, correct.new_tensor(len(labels))]))
 
                 meter.add(torch.stack(parts).sum(0))
@@ -237,15 +283,18 @@ def train(
                     bar.set_postfix(epoch=epoch + 1, loss=f"{mean_loss:.3f}", accuracy=f"{accuracy:.1f}%")
                 if config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(trained, config.clip_norm)
-                optimizer.step()
+                stepper.step()
+                if average is not None:
+                    average.update_parameters(net)
                 bar.update()
 
             record = {"epoch": epoch + 1, "step": step + 1, "lr": rate, "loss": mean_loss, "accuracy": accuracy}
             if config.precision == "auto":
                 record["precision"] = precision
+            record |= _validation(validate, net if average is None else average.module, device)
             history.append(record)
             if run is not None:
-                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
+                state = {name: part.state_dict() for name, part in parts_with_state.items()}
                 run.save_checkpoint({**state, "generator": generator.get_state(), "history": history})
             processes.wait_for_everyone()
             if on_epoch is not None:
@@ -253,16 +302,45 @@ def train(
     return history
 
 
-def _check_batches(config: TrainConfig, images: int, world: int, is_supernet: bool) -> None:
-    """`ValueError` unless the images can be divided into batches, over processes, and over the schemes of a step."""
+def _check_batches(
+    config: TrainConfig, split: Split | DatasetSplit | LoaderSplit, world: int, is_supernet: bool
+) -> int:
+    """The batches of an epoch.
+
+    Raises:
+        ValueError: unless the images can be divided into batches, over processes, and over the schemes of a step.
+    """
+    schemes = SCHEMES_PER_STEP[config.sampler] if is_supernet else 1
+    if isinstance(split, LoaderSplit):
+        split.check_world(world)
+        smallest = split.smallest_batch
+        if smallest is not None:
+            _check_share(smallest, schemes, config)
+        return split.steps
+    images = len(split)
     is_possible = config.batch_size <= images and config.batch_size % world == 0
     limits = f"at most {images}, the number of training images, and a multiple of {world}, the number of processes"
     check("batch_size", config.batch_size, is_possible, limits)
-    schemes = SCHEMES_PER_STEP[config.sampler] if is_supernet else 1
     if config.batch_size < schemes * world:
         why = f"the sampler {config.sampler!r} divides the images of a step over {schemes} schemes"
         on = f", on each of {world} processes" if world > 1 else ""
         raise ValueError(f"batch_size must be at least {schemes * world}, got {config.batch_size}: {why}{on}")
+    return images // config.batch_size
+
+
+def _check_share(images: int, schemes: int, config: TrainConfig) -> None:
+    """`ValueError` unless each of a step's schemes gets an image of a batch that is given."""
+    if images < schemes:
+        why = f"the sampler {config.sampler!r} divides the images of a step over {schemes} schemes"
+        advice = "make batches larger, and drop a last one that is smaller (drop_last=True of a DataLoader)"
+        raise ValueError(f"a batch has only {images} image{'s' * (images > 1)}, but {why}: {advice}")
+
+
+def _check_shares(scores: Tensor, labels: Tensor) -> None:
+    """`ValueError` if labels are shares of other classes than there are scores for."""
+    if labels.dim() == 2 and labels.shape != scores.shape:
+        what = f"the labels are shares of {labels.shape[1]} classes, and the network has {scores.shape[1]} outputs"
+        raise ValueError(f"{what}: give the transform, or the loader, num_classes={scores.shape[1]}")
 
 
 def _check_network(net: nn.Module, precision: str) -> None:
@@ -291,12 +369,82 @@ def _warn_of_launcher(precision: str) -> None:
         warnings.warn(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={accumulated} is not used: {used}", stacklevel=3)
 
 
-def _make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """The configuration's optimiser; its learning rate is set at each step."""
-    decay = config.weight_decay
+def _make_optimizer(
+    parameters: list[nn.Parameter], config: TrainConfig, make: MakeOptimizer | None
+) -> torch.optim.Optimizer:
+    """The configuration's optimiser, or the one that `make` makes; its learning rates are set at each step."""
+    if make is not None:
+        made_by = "what `optimizer` returns"
+        check("optimizer", make, callable(make), "a function of the parameters that makes a torch optimiser")
+        optimizer = make(parameters)
+        check(made_by, optimizer, isinstance(optimizer, torch.optim.Optimizer), "a torch.optim.Optimizer")
+        return optimizer
+    settings = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
-    return torch.optim.SGD(parameters, momentum=config.momentum, weight_decay=decay, nesterov=True, fused=True)
+        return torch.optim.AdamW(parameters, betas=(config.momentum, 0.999), **settings)
+    return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=True, **settings)
+
+
+def _make_loss(loss: Loss | None, config: TrainConfig, device: torch.device) -> Loss:
+    """The loss that is given, on the device if it has weights there, or the configuration's."""
+    if loss is None:
+        return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
+    return loss.to(device) if isinstance(loss, nn.Module) else loss
+
+
+def _training_images(data: Data | Images, split: Images | None) -> Split | DatasetSplit | LoaderSplit:
+    """The images to train on, as something with `batches`."""
+    if split is None:
+        split = data.train if isinstance(data, Data) else data
+    return as_split(split)
+
+
+def _tell_sampler(split: Split | DatasetSplit | LoaderSplit, epoch: int) -> None:
+    """Tell the sampler of a loader which epoch begins."""
+    if isinstance(split, LoaderSplit):
+        split.begin_epoch(epoch)
+
+
+def _transformed(batches: Iterator[Batch], transform: BatchTransform | None) -> Iterator[Batch]:
+    """The batches, or what the transform makes of them."""
+    for batch in batches:
+        yield batch if transform is None else check_batch(transform(*batch))
+
+
+def _parts_with_state(
+    net: Network, optimizer: torch.optim.Optimizer, average: AveragedModel | None, split: Any, device: torch.device
+) -> dict[str, Any]:
+    """What a checkpoint holds the state of, beside the history and the generator."""
+    parts: dict[str, Any] = {"net": net, "optimizer": optimizer}
+    if average is not None:
+        is_average = isinstance(average, AveragedModel)
+        check("average", type(average).__name__, is_average, "an AveragedModel of torch.optim.swa_utils")
+        parts["average"] = average.to(device)
+    if isinstance(split, LoaderSplit):
+        parts["loader"] = split
+    return parts
+
+
+def _restore(parts: dict[str, Any], saved: dict[str, Any], run: Run) -> None:
+    """Give each part its state of the checkpoint."""
+    for name, part in parts.items():
+        if name not in saved:
+            what = f"the checkpoint in {run.path} has no state of the {name}: its training began without one"
+            raise ValueError(f"{what}; go on as it began, or delete the folder")
+        part.load_state_dict(saved[name])
+
+
+@torch.no_grad()
+def _validation(validate: Callable[[Network], float] | None, net: Network, device: torch.device) -> EpochRecord:
+    """What the function says of the network, which is left on the device and in the modes that it had."""
+    if validate is None:
+        return {}
+    with eval_mode(net):
+        value = plain(validate(net))
+    net.to(device)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    check("what `validate` returns", value, is_number, "one finite number")
+    return {"validation": float(value)}
 
 
 def _schemes_of_a_step(

@@ -23,6 +23,7 @@ from ean_lib.networks.contract import (
     check_scheme,
     network_dtype,
 )
+from ean_lib.networks.metrics import Metric, as_classes, start_tally
 from ean_lib.networks.modes import eval_mode
 from ean_lib.networks.plug import PluggedNetwork, plug
 from ean_lib.networks.resnet import AttentionResNet
@@ -39,11 +40,13 @@ __all__ = [
     "ChainBlock",
     "ChainNetwork",
     "Connection",
+    "Metric",
     "Network",
     "PluggedNetwork",
     "SchemeLike",
     "State",
     "as_chain",
+    "as_classes",
     "attention_modules",
     "build_network",
     "check_scheme",
@@ -57,4 +60,5 @@ __all__ = [
     "network_dtype",
     "plug",
     "reestimate_batchnorm",
+    "start_tally",
 ]

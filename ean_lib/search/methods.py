@@ -415,6 +415,8 @@ def search(
     Args:
         reward: value of each of a list of schemes (validation accuracy, percent), the same whenever it is
             asked. It is not asked for a scheme twice, unless the correction "cache" is off (official mode).
+            What lies between 0 and 1, such as an F1 or an mIoU, is to be given in percent, or weighed by
+            ``SearchConfig(lambda_val=100)``: connecting all blocks costs as much as `lambda_spa` points in percent.
         stages: blocks per stage, such as (3, 4, 6, 3).
         config: method, budget, weights, constraints, seed.
         corrections: for an ablation of the method "reinforce": the names of the `SWITCHES` that are on. None: all of

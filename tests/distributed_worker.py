@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tiny import STAGES, tiny_data, tiny_net
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models.resnet import BasicBlock
 
 from ean_lib.experiments import bench, steps
@@ -73,10 +74,13 @@ def run_trainings(out: Path) -> None:
         "sandwich, uneven": (tiny_net("dia"), dataclasses.replace(CONFIG, sampler="sandwich", batch_size=12), "random"),
         "frozen": (frozen_net(), several, "random"),
         "plugged": (plugged_net(), several, "random"),
+        "dataset": (tiny_net("dia"), several, "random"),
         "skipping": (tiny_net("dia").prune("11-00-1"), CONFIG, Scheme.parse("00-00-1")),
     }
+    images = TensorDataset(*next(tiny_data().train.batches(60)))
     for case, (net, config, scheme) in cases.items():
-        gradients, history = train_noting_gradients(net.double(), config, scheme)
+        data = images if case == "dataset" else tiny_data()
+        gradients, history = train_noting_gradients(net.double(), data, config, scheme)
         # The first training joins the processes.
         is_first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         if is_first:
@@ -94,9 +98,16 @@ def run_trainings(out: Path) -> None:
     except ValueError as error:
         if is_first:
             (out / "refused.txt").write_text(str(error))
+    try:
+        train(tiny_net("dia"), DataLoader(images, batch_size=20), CONFIG, device="cpu")
+    except ValueError as error:
+        if is_first:
+            (out / "loader.txt").write_text(str(error))
 
 
-def train_noting_gradients(net: AttentionResNet, config: TrainConfig, scheme: Scheme | str) -> tuple[dict, list]:
+def train_noting_gradients(
+    net: AttentionResNet, data: object, config: TrainConfig, scheme: Scheme | str
+) -> tuple[dict, list]:
     """The gradients of the first step, and the history."""
     first: dict[str, torch.Tensor] = {}
     step = torch.optim.SGD.step
@@ -108,7 +119,7 @@ def train_noting_gradients(net: AttentionResNet, config: TrainConfig, scheme: Sc
 
     torch.optim.SGD.step = remember
     try:
-        return first, train(net, tiny_data(), config, scheme, device=DEVICE, progress=False)
+        return first, train(net, data, config, scheme, device=DEVICE, progress=False)
     finally:
         torch.optim.SGD.step = step
 

@@ -197,7 +197,7 @@ def test_step_schedule_drops_at_its_milestones() -> None:
 WORKER = Path(__file__).resolve().parents[1] / "distributed_worker.py"
 TRAININGS = (
     "fixed", "none", "uniform", "complementary", "complementary, uneven", "sandwich, uneven", "frozen", "plugged",
-    "skipping",
+    "dataset", "skipping",
 )  # fmt: skip
 
 
@@ -269,6 +269,12 @@ def test_two_processes_refuse_a_batch_that_leaves_a_scheme_without_images(alone:
     message = (together / "refused.txt").read_text()
     assert message.startswith("batch_size must be at least 8, got 4: the sampler 'sandwich' divides the images")
     assert not (alone / "refused.txt").exists()  # one process has an image for each of the four schemes
+
+
+def test_two_processes_refuse_a_loader_that_is_not_divided_among_them(alone: Path, together: Path) -> None:
+    message = (together / "loader.txt").read_text()
+    assert message.startswith("2 processes work together, and these batches are made for 1")
+    assert not (alone / "loader.txt").exists()
 
 
 def test_every_process_gets_the_results_of_the_pipeline_however_long_the_first_one_writes(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from ean_lib.networks import AttentionResNet, build_network
 from ean_lib.schemes import Scheme
 
 Share = Literal["stage", "none"]
+# Every other field of a task is an option of its dataset.
+NOT_OF_THE_DATA = ("dataset", "backbone", "attention", "rd_ratio", "blocks", "width", "stem_stride", "subset")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Task:
         check_options(self)
 
     def data(self, root: str | None = None) -> Data:
-        wanted = {"objects": self.objects, "setting": self.setting, "pictures": self.pictures, "cue": self.cue}
+        wanted = {name: value for name, value in vars(self).items() if name not in NOT_OF_THE_DATA}
         options = {name: value for name, value in wanted.items() if value is not None}
         # The same name means other data after a change of directory or of EAN_DATA: both belong to the cache's key.
         place = (os.getcwd(), os.environ.get("EAN_DATA"))

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from ean_lib.data import load_data
+from ean_lib.data import DATASETS, load_data
+
+KNOWN = ", ".join(DATASETS)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("cifar1O", {}, "unknown dataset 'cifar1O'. Did you mean 'cifar10'"),
-        ("mnist", {}, "Known are: cued_shapes, cued_photos, cifar10, cifar100, image_folder:PATH"),
-        (7, {}, "unknown dataset 7. Known are: cued_shapes, cued_photos, cifar10, cifar100, image_folder:PATH"),
+        ("mnist", {}, f"Known are: {KNOWN}"),
+        (7, {}, f"unknown dataset 7. Known are: {KNOWN}"),
         ("image_folder:", {}, "unknown dataset 'image_folder:'. Did you mean 'image_folder:PATH'"),
         ("cifar10", {"val_pre_class": 5}, "no option 'val_pre_class'. Did you mean 'val_per_class'?"),
     ],

@@ -5,14 +5,15 @@ A supernet differs from a stand-alone network in one thing only: the scheme chan
 Several processes (``accelerate launch``) see together the images, augmentations and schemes that one process sees.
 
 What is unusual here: a killed run goes on to the same bits. The learning rate is a pure function of the step. Images,
-augmentations and schemes come from one CPU generator, whose state is in the checkpoint. Torch's global generators,
-which modules such as Dropout draw from, are seeded anew in each epoch, and put back at the end. And the configuration
-alone decides: of accelerate only the processes are used, not what its environment variables say about precision.
+augmentations and schemes come from one CPU generator, whose state is in the checkpoint. The global generators of torch,
+numpy and Python, which modules such as Dropout draw from, are seeded anew in each epoch, and put back at the end. And
+the configuration alone decides: of accelerate only the processes are used, not what its environment variables say.
 How far this holds for a `DataLoader` and other images that are not ours stands in :mod:`ean_lib.data.loaders`.
 """
 
 import math
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -234,7 +235,7 @@ def train(
         nullcontext() if run is None else run,  # its folder is held as long as it is worked in
         bar,
         torch.enable_grad(),  # also in a notebook that has turned gradients off
-        torch.random.fork_rng([device] if device.type == "cuda" else []),  # the global generators are the caller's
+        _callers_generators(device),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         joined_batchnorm(net, enabled=config.sync_batchnorm and world > 1),
         _zero_gradients(trained),
@@ -482,6 +483,18 @@ def _on_all_processes(net: Network, scheme: Scheme | str, device: torch.device, 
     return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=is_skipping)
 
 
+@contextmanager
+def _callers_generators(device: torch.device) -> Iterator[None]:
+    """The global generators are the caller's: afterwards they are as they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
 def _seed_global_generators(device: torch.device, *numbers: int) -> None:
     """Seed what modules draw from. It is done anew in each epoch, so that no state need be in a checkpoint.
 
@@ -490,6 +503,8 @@ def _seed_global_generators(device: torch.device, *numbers: int) -> None:
         numbers: what the seed is a function of.
     """
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(seed)

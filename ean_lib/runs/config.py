@@ -24,7 +24,9 @@ def is_ours(config: Any) -> bool:
     """Whether a parsed config.json is a run's. Many programs call a file config.json."""
     if not isinstance(config, Mapping):
         return False
-    numbered = isinstance(config.get("format"), int) and "kind" in config
+    if type(config.get("format", 1)) is not int:
+        return False
+    numbered = "format" in config and "kind" in config
     before_numbers = isinstance(config.get("task"), Mapping) and {"kind", "seed", "data"} <= set(config)
     return numbered or before_numbers
 

@@ -69,7 +69,7 @@ class Run:
         self, path: Path | str, config: Record, provenance: Record | None = None, writer: bool = True,
         parts: Mapping[str, type] = {},
     ) -> None:  # fmt: skip
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # a later `os.chdir` does not move it
         self.config = as_read({"format": FORMAT, "kind": "run", **config})
         self._parts = parts
         self._writer = writer

@@ -106,6 +106,18 @@ def test_a_run_can_be_entered_inside_itself_and_is_held_to_the_outer_end(tmp_pat
     assert run.finished and run.result == {"value": 1}
 
 
+def test_a_change_of_directory_does_not_move_a_run(tmp_path: Path, monkeypatch) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run = Run("run", {"kind": "test"})
+    with run:
+        monkeypatch.chdir(tmp_path / "there")
+        run.finish({"value": 1})
+    assert run.result == {"value": 1}
+    assert (tmp_path / "here" / "run" / "result.json").exists() and not list((tmp_path / "there").iterdir())
+
+
 # What lies in a folder that is not ours stays as it is.
 
 
@@ -324,6 +336,8 @@ def change(folder: Path, file: str, edit) -> None:
         (lambda c: c.update(task=None), "Task is made from a JSON object, got None"),
         (lambda c: c.update(task=[1]), r"Task is made from a JSON object, got \[1\]"),
         (lambda c: c.pop("kind"), "not a run's"),
+        (lambda c: c.update(format="2"), "not a run's"),
+        (lambda c: c.update(format=None), "not a run's"),
     ],
 )
 def test_a_run_folder_with_an_unknown_or_missing_key_is_refused_in_a_sentence(supernet, tmp_path, edit, message):

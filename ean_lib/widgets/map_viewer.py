@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ean_lib.checks import check
 from ean_lib.learning.gradcam import grad_cam
-from ean_lib.networks import Network, eval_mode
+from ean_lib.networks import Network, eval_mode, network_dtype
 from ean_lib.widgets.modules import join_modules, join_styles
 from ean_lib.widgets.page import PageWidget, check_name
 
@@ -57,7 +57,11 @@ class MapViewer(PageWidget):
         name: str = "maps",
     ) -> None:
         check_name(name)  # before the maps, which take a while
-        check("the networks to view", networks, bool(networks), "at least one, by name")
+        is_named = isinstance(networks, Mapping) and bool(networks)
+        check("the networks to view", networks, is_named, "at least one, by name")
+        for title, net in networks.items():
+            check(f"the network {title!r}", type(net).__name__, isinstance(net, Network), "a Network of ean_lib")
+        x, pictures = torch.as_tensor(x), torch.as_tensor(pictures)
         if not len(x) == len(pictures) == len(labels) > 0:
             raise ValueError(f"{len(x)} inputs, {len(pictures)} pictures and {len(labels)} labels do not fit together.")
         class_names = list(class_names)
@@ -122,17 +126,20 @@ def checked_pictures(pictures: Tensor) -> Tensor:
 
 def checked_labels(labels: Sequence[int], classes: int) -> list[int]:
     """Labels as Python's numbers; `ValueError` unless each is one of the classes."""
-    numbers = torch.as_tensor(labels)
+    try:
+        numbers = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):  # such as texts
+        numbers = torch.tensor(torch.nan)
     is_whole = numbers.dim() == 1 and not numbers.is_floating_point() and numbers.dtype != torch.bool
     within = is_whole and int(numbers.min()) >= 0 and int(numbers.max()) < classes
-    check("labels", numbers.tolist(), within, f"one class index per picture, in 0..{classes - 1} of the class names")
+    check("labels", list(labels), within, f"one class index per picture, in 0..{classes - 1} of the class names")
     return numbers.tolist()
 
 
 def network_content(title: str, net: Network, x: Tensor, classes: int) -> dict[str, Any]:
     """What the page needs of a network: its blocks, its answers, and for each picture all maps in one image."""
     with eval_mode(net), torch.no_grad():
-        scores = net(x)
+        scores = net(x.to(network_dtype(net)))
     if scores.shape[1] != classes:
         raise ValueError(f"the network {title!r} tells {scores.shape[1]} classes apart, but {classes} names are given")
     blocks = []

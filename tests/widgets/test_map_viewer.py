@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import random
@@ -175,6 +176,19 @@ def test_networks_stay_in_the_mode_they_were_in_also_after_an_error(networks, im
     assert [module.training for module in net.modules()] == modes
 
 
+def test_arrays_of_numpy_and_networks_of_other_types_are_taken(networks, images):
+    net = networks["Share"]
+    classes = ["a"] * net(images).shape[1]
+    expected = MapViewer({"a": net}, images, images, LABELS, classes).content["networks"][0]
+    arrays = MapViewer({"a": net}, images.numpy(), images.numpy(), np.array(LABELS), classes).content["networks"][0]
+    assert arrays == expected
+    double = copy.deepcopy(net).double()
+    assert (
+        MapViewer({"a": double}, images, images, LABELS, classes).content["networks"][0]["answers"]
+        == expected["answers"]
+    )
+
+
 def test_grey_pictures_are_shown_in_grey(networks, images):
     classes = ["a"] * networks["Share"](images).shape[1]
     viewer = MapViewer(networks, images, images[:, :1], LABELS, classes)
@@ -193,6 +207,9 @@ def test_grey_pictures_are_shown_in_grey(networks, images):
         ({"pictures": torch.rand(2, 4, 16, 16)}, "the pictures' shape"),
         ({"labels": [0, 4]}, r"labels must be one class index per picture, in 0\.\.3"),
         ({"labels": [0, -1]}, "labels must be one class index per picture"),
+        ({"labels": ["a", "b"]}, "labels must be one class index per picture, .* got \\['a', 'b'\\]"),
+        ({"networks": {"plain": torch.nn.Conv2d(3, 4, 1)}}, "'plain' must be a Network of ean_lib, got 'Conv2d'"),
+        ({"networks": [tiny_net("se")]}, "the networks to view must be at least one, by name"),
         ({"labels": [0.5, 1.0]}, "labels must be one class index per picture"),
         ({"class_names": ["a", "b", "c"]}, "'backbone' tells 4 classes apart, but 3 names are given"),
         ({"networks": {}}, "the networks to view must be at least one, by name"),

@@ -10,8 +10,19 @@ input), so that half precision is safe.
 from ean_lib.attention.cbam import CBAM
 from ean_lib.attention.dia import DIA
 from ean_lib.attention.eca import ECA
+from ean_lib.attention.identity_start import IdentityStart
 from ean_lib.attention.registry import create_attention, list_attentions, register_attention
 from ean_lib.attention.se import SE
 from ean_lib.attention.sge import SGE
 
-__all__ = ["CBAM", "DIA", "ECA", "SE", "SGE", "create_attention", "list_attentions", "register_attention"]
+__all__ = [
+    "CBAM",
+    "DIA",
+    "ECA",
+    "SE",
+    "SGE",
+    "IdentityStart",
+    "create_attention",
+    "list_attentions",
+    "register_attention",
+]

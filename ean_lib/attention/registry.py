@@ -5,12 +5,14 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ean_lib.attention.by_import import create_imported, import_attention
 from ean_lib.attention.timm_layers import create_timm, timm_names
 from ean_lib.checks import check, check_choice, check_keywords, check_number
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
 
 _factories: dict[str, Callable[..., nn.Module]] = {}
+_imported: set[str] = set()  # names of theirs that say where they are imported from, such as mypackage.mymodule:Mine
 TIMM = "timm:"
 
 
@@ -48,7 +50,11 @@ def _identity(factory: Callable[..., nn.Module]) -> str:
 def is_registered_elsewhere(name: str) -> bool:
     """Whether code outside ean_lib registered this name: a process that has not run that code does not know it."""
     factory = _factories.get(name)
-    return factory is not None and not str(getattr(factory, "__module__", "")).startswith("ean_lib.")
+    return (
+        factory is not None
+        and name not in _imported
+        and not str(getattr(factory, "__module__", "")).startswith("ean_lib.")
+    )
 
 
 def list_attentions() -> list[str]:
@@ -60,7 +66,7 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
     """Build the attention module `name` for maps of `channels` channels.
 
     Args:
-        name: one of `list_attentions()`.
+        name: one of `list_attentions()`; or ``mypackage.mymodule:MyAttention``, which is imported and registered.
         channels: C of the (B, C, H, W) maps that the module will see.
         **keywords: the module's own options, such as `rd_ratio`.
 
@@ -74,6 +80,11 @@ def create_attention(name: str, channels: int, **keywords: Any) -> nn.Module:
     channels = check_number("channels", channels, low=1, whole=True)
     if name.startswith(TIMM):
         return create_timm(name.removeprefix(TIMM), channels, **keywords)
+    if name not in _factories and ":" in name:
+        register_attention(name)(import_attention(name))
+        _imported.add(name)
+    if name in _imported:
+        return create_imported(name, _factories[name], channels, keywords)
     if name not in _factories:  # only then is timm looked for
         check_choice("attention module", name, list_attentions())
     check_keywords(f"The attention module {name!r}", _factories[name], keywords)

@@ -80,15 +80,16 @@ def _defaults(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(f"ean {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--dataset", default=Task.dataset)
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--attention")
+    parser.add_argument("--attention", "--attention-module")
+    parser.add_argument("--backbone")
     asked, _ = parser.parse_known_args(arguments)
-    task, supernet, search, retrain = recipe(asked.dataset, asked.preset, asked.attention)
+    task, supernet, search, retrain = recipe(asked.dataset, asked.preset, asked.attention, asked.backbone)
     if name == "supernet":
         return {"task": task, "config": supernet}
     if name == "retrain":
         return {"task": task, "config": retrain}
     if name == "run":
-        forms = default_forms(asked.dataset, task.attention)
+        forms = default_forms(asked.dataset, task.attention, task.backbone)
         return {"task": task, "supernet": supernet, "search": search, "retrain": retrain, "forms": forms}
     if name == "bench":
         return {"task": task, "train": bench_training(asked.dataset, asked.preset), "supernet": supernet}

@@ -226,8 +226,9 @@ def run_costs(task: Task, schemes: Sequence[Scheme], out: Path, runtime: Runtime
     run, data = open_run(out, "costs", task, runtime, seed=0, sees=("train",), threads=threads)
     with run:
         if not run.finished:
-            networks = {str(s): task.network(data.num_classes, s) for s in schemes}
-            backbone = task.network(data.num_classes, Scheme.none(task.stages))
+            untrained = task.untrained()
+            networks = {str(s): untrained.network(data.num_classes, s) for s in schemes}
+            backbone = untrained.network(data.num_classes, Scheme.none(task.stages))
             rounds = 20 if len(schemes) <= 64 else 4  # a round times every one of them
             costs = measure(networks, backbone, (64, 3, *data.image_size), device=runtime.device, rounds=rounds)
             run.finish({name: (cost.parameters, cost.macs, round(cost.median_ms, 4)) for name, cost in costs.items()})

@@ -13,6 +13,7 @@ from ean_lib.experiments.forms import DEFAULT_FORMS, FORMS, Form
 from ean_lib.experiments.task import Task
 from ean_lib.learning.constant_gates import has_gate
 from ean_lib.learning.training import TrainConfig
+from ean_lib.networks.foreign import is_foreign
 from ean_lib.search import SearchConfig
 
 Preset = Literal["quick", "full", "paper"]
@@ -29,7 +30,7 @@ class Recipe(NamedTuple):
     retrain: TrainConfig
 
 
-def recipe(dataset: str, preset: Preset = "quick", attention: str | None = None) -> Recipe:
+def recipe(dataset: str, preset: Preset = "quick", attention: str | None = None, backbone: str | None = None) -> Recipe:
     """The recipe of a dataset.
 
     Args:
@@ -37,6 +38,8 @@ def recipe(dataset: str, preset: Preset = "quick", attention: str | None = None)
         preset: one of `PRESETS`. cued_shapes and cued_photos are not in the paper: there, ``paper`` is ``full``.
         attention: the module; None: the recipe's own. A bottleneck that is meant for the recipe's own module is left
             out for another one.
+        backbone: another library's network; None, or one of ours: the recipe's own. What is meant for that one, its
+            depth, strides and bottleneck, is left out.
 
     Raises:
         ValueError: if there is no such preset.
@@ -50,20 +53,23 @@ def recipe(dataset: str, preset: Preset = "quick", attention: str | None = None)
         chosen = _paper(dataset)
     else:
         chosen = _photographs(dataset, quick=preset == "quick")
+    if backbone is not None and is_foreign(backbone):
+        plain = {"blocks": None, "width": None, "stem_stride": None, "rd_ratio": None}
+        chosen = chosen._replace(task=dataclasses.replace(chosen.task, backbone=backbone, **plain))
     if attention in (None, chosen.task.attention):
         return chosen
     return chosen._replace(task=dataclasses.replace(chosen.task, attention=attention, rd_ratio=None))
 
 
-def default_forms(dataset: str, attention: str) -> tuple[Form, ...]:
-    """The forms that `ean run` makes of a dataset and an attention module."""
+def default_forms(dataset: str, attention: str, backbone: str = Task.backbone) -> tuple[Form, ...]:
+    """The forms that `ean run` makes of a dataset, an attention module and a backbone."""
     if dataset == "cued_shapes":
         forms: tuple[Form, ...] = ("share-full", "ean", "constant", "late")
     elif dataset == "cued_photos":
         forms = FORMS
     else:
         forms = DEFAULT_FORMS  # late connections are a control where a cue asks for early ones
-    if has_gate(attention):
+    if has_gate(attention) and not is_foreign(backbone):  # not all of those have a BatchNorm to fold a gate into
         return forms
     return tuple(form for form in forms if form != "constant")
 

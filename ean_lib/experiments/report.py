@@ -27,8 +27,9 @@ COLUMNS = ["dataset", "backbone", "form", "attention", "scheme", "connected", "s
 BENCH = "bench"  # trained without the search-val images: a row of a truth table, which no form is compared with
 # Of a run's configuration, what a column shows, or what follows from the seed.
 NO_RECIPE = ("kind", "task", "train", "seed", "scheme", "form", "folded", "format", "hold_out")
-CHECKSUMS = ("data", "val_data", "test_data")
-SHOWN_ELSEWHERE = (*CHECKSUMS, "dataset", "backbone", "attention", "rd_ratio", "share")
+ATTENTION = ("attention_module", "attention_options", "rd_ratio")  # what the column "attention" shows beside its name
+CHECKSUMS = ("data", "val_data", "test_data", "initial_weights")
+SHOWN_ELSEWHERE = (*CHECKSUMS, "dataset", "backbone", "attention", *ATTENTION, "share")
 
 
 def collect(sources: Sequence[Path | str | Record]) -> pd.DataFrame:
@@ -81,7 +82,9 @@ def _row(run: FinishedRun) -> dict[str, Any]:
         config, result, cost = run.config, run.result, run.measure or {}
         task, train = asdict(rebuild(Task, config["task"])), asdict(rebuild(TrainConfig, config["train"]))
         if not result["connected"]:
-            task |= {"attention": "none", "rd_ratio": None}  # the backbone is the same, whatever it is the backbone of
+            # The backbone is the same, whatever it is the backbone of.
+            nothing = {name: getattr(Task, name) for name in (*ATTENTION, "start")}
+            task |= {"attention": "none", **nothing}
         del train["seed"]
         others = {name: value for name, value in config.items() if name not in NO_RECIPE}
         row = {name: cost.get(name) for name in COST} | {
@@ -89,7 +92,7 @@ def _row(run: FinishedRun) -> dict[str, Any]:
             "dataset": task["dataset"],
             "backbone": task["backbone"],
             "form": BENCH if config.get("hold_out") else result["form"],
-            "attention": task["attention"] + ("" if task["rd_ratio"] is None else f" (rd_ratio {task['rd_ratio']:g})"),
+            "attention": _attention(task),
             "scheme": result["scheme"],
             "connected": result["connected"],
             "seed": config["seed"],
@@ -111,6 +114,13 @@ def _row(run: FinishedRun) -> dict[str, Any]:
     identity = {name: row[name] for name in ("form", "scheme", "seed", "accuracy")}
     identity["options"] = {name: value for name, value in row["options"].items() if name not in CHECKSUMS[1:]}
     return row | {"identity": json.dumps(identity, sort_keys=True)}
+
+
+def _attention(task: dict[str, Any]) -> str:
+    """The attention of a table's row: its name, and its options where some were given."""
+    options = [] if task["rd_ratio"] is None else [f"rd_ratio {task['rd_ratio']:g}"]
+    options += [option.replace("=", " ", 1) for option in task["attention_options"]]
+    return f"{task['attention']} ({', '.join(options)})" if options else task["attention"]
 
 
 def _say_in_what_recipes_differ(rows: Sequence[dict[str, Any]]) -> None:

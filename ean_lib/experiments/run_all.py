@@ -8,6 +8,7 @@ from ean_lib.experiments import steps
 from ean_lib.experiments.forms import DEFAULT_FORMS, Form, fold_run, run_form
 from ean_lib.experiments.report import write_report
 from ean_lib.experiments.task import Task
+from ean_lib.learning.constant_gates import check_foldable
 from ean_lib.learning.training import TrainConfig
 from ean_lib.runs import Runtime
 from ean_lib.runs.jobs import Job, run_jobs
@@ -34,7 +35,8 @@ def run_all(
         retrain: How the schemes are retrained.
         seeds: Each seed has its own supernet, search and retrainings.
         forms: What to retrain. random and late have as many connections as the scheme found; late has them at the end.
-            constant is ean with each gate replaced by its mean over training images, and costs nothing.
+            constant is ean with each gate replaced by its mean over training images, and costs nothing; a plugged
+            network must have a BatchNorm before each gate for it.
         random_schemes: Random schemes per seed.
         scheme: Retrain this scheme (bits, or the folder of a finished search) instead of searching for one per seed.
         recalibrate: Re-estimate BatchNorm for each scheme from this many training images while searching.
@@ -44,6 +46,8 @@ def run_all(
         raise ValueError("name at least one seed, and at least one random scheme")
     if "constant" in forms and "ean" not in forms:
         raise ValueError("the form constant is made of the form ean: name ean too")
+    if "constant" in forms:  # before anything is trained
+        check_foldable(task.untrained().network(num_classes=2))
     told = None if scheme is None else str(steps.read_scheme(scheme, task))
     searches: list[Job] = []
     at_once: list[Job] = []  # retrainings that need no search

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from ean_lib.experiments.task import Share, Task
 from ean_lib.learning.evaluate import evaluate
 from ean_lib.learning.measure import measure
 from ean_lib.learning.training import TrainConfig, resolve_precision, train
-from ean_lib.networks import AttentionResNet, check_state_dict
+from ean_lib.networks import Network, check_state_dict
 from ean_lib.runs import Run, Runtime, load_weights, read_config, read_json, rebuild, to_json, write_atomically
 from ean_lib.runs.records import list_records, load_record
 from ean_lib.schemes import Scheme
@@ -40,8 +39,9 @@ OPTIONS = {"task": Task, "train": TrainConfig, "search": SearchConfig}
 
 
 def open_run(
-    out: Path, kind: str, task: Task, runtime: Runtime, seed: int, sees: Sequence[str], **config: Any
-) -> tuple[Run, Data]:
+    out: Path, kind: str, task: Task, runtime: Runtime, seed: int, sees: Sequence[str], *, begins: bool = False,
+    **config: Any,
+) -> tuple[Run, Data]:  # fmt: skip
     """The folder of a run, and the task's data.
 
     Args:
@@ -52,17 +52,22 @@ def open_run(
         seed: of the run.
         sees: the parts of the data that the result depends on, of "train", "val" and "test": where one of them has
             changed, it is another run.
+        begins: whether the run begins with the task's network, and so with the weights that the task names.
         **config: whatever else decides the result.
     """
     data = task.data(runtime.data_dir)
-    task.network(data.num_classes)  # a network that cannot be built leaves no run folder behind
+    _, state = find_processes(runtime.device)
+    if begins and task.starts_trained:
+        config["initial_weights"] = task.initial_weights
+    with state.main_process_first():  # it may download the weights
+        # A network that cannot be built leaves no run folder behind.
+        (task if begins else task.untrained()).network(data.num_classes)
     checksums = {"data": data.train.checksum}
     for part in sees:
         if part != "train":
             checksums[f"{part}_data"] = getattr(data, part).checksum
     origin = {"seed": seed, **checksums}
     full = {"kind": kind, "task": dataclasses.asdict(task), **origin, **config}
-    _, state = find_processes(runtime.device)
     with state.main_process_first():
         return Run(out, full, origin, writer=state.is_main_process, parts=OPTIONS), data
 
@@ -92,7 +97,7 @@ def run_supernet(
     """
     config = resolve_precision(dataclasses.replace(config, seed=seed), runtime.device)
     recipe = dataclasses.asdict(config)
-    run, data = open_run(out, "supernet", task, runtime, seed, sees=("train", "val"), train=recipe)
+    run, data = open_run(out, "supernet", task, runtime, seed, sees=("train", "val"), begins=True, train=recipe)
     with run:
         if not run.finished:
             net = task.network(data.num_classes, seed=seed)
@@ -115,12 +120,14 @@ def run_search(
         seed: The seed of the search.
         out: The run folder. A reward is computed once, also across a crash.
         recalibrate: Re-estimate BatchNorm for each scheme from this many training images; None keeps the supernet's
-            statistics.
+            statistics, as does a frozen backbone.
     """
     supernet_config, _ = read_finished_run(supernet, "supernet")
     task, net = rebuild(Task, supernet_config["task"]), load_network(supernet)
     augment = rebuild(TrainConfig, supernet_config["train"]).augment
     config = dataclasses.replace(config, seed=seed)
+    if task.freeze is not None:  # the retrained network will have these statistics too
+        recalibrate = None
     settings = {
         "search": dataclasses.asdict(config),
         "recalibrate": recalibrate,
@@ -192,7 +199,8 @@ def run_retrain(
     if hold_out:
         named["hold_out"] = True
     recipe = dataclasses.asdict(config)
-    run, data = open_run(out, "retrain", task, runtime, seed, sees=("train", "val", "test"), train=recipe, **named)
+    sees = ("train", "val", "test")
+    run, data = open_run(out, "retrain", task, runtime, seed, sees, begins=True, train=recipe, **named)
     with run:
         if not run.finished:
             net = task.network(data.num_classes, scheme, share, seed)
@@ -236,7 +244,7 @@ def run_measure(
         check_same_backbone(folders[0], tasks[0], folder, other)
     task = tasks[0]
     data = task.data(runtime.data_dir)
-    backbone = task.network(data.num_classes, Scheme.none(task.stages))
+    backbone = task.untrained().network(data.num_classes, Scheme.none(task.stages))
     networks = {str(folder): load_network(folder) for folder in folders}
     measured = measure(networks, backbone, (batch_size, 3, *data.image_size), device=runtime.device, rounds=rounds)
     costs = {folder: dataclasses.asdict(cost) for folder, cost in measured.items()}
@@ -292,7 +300,7 @@ def read_finished_run(folder: Path, *kinds: str) -> tuple[Mapping[str, Any], Map
     return config, read_json(folder / "result.json")
 
 
-def load_network(folder: Path | str) -> AttentionResNet:
+def load_network(folder: Path | str) -> Network:
     """The network that ``ean supernet`` or ``ean retrain`` trained into a run folder: on the CPU, in eval mode.
 
     Args:
@@ -307,12 +315,11 @@ def load_network(folder: Path | str) -> AttentionResNet:
     return trained_network(config, load_weights(folder / "weights.safetensors"), f"the weights in {folder}")
 
 
-def trained_network(config: Mapping[str, Any], weights: Mapping[str, Any], what: str) -> AttentionResNet:
+def trained_network(config: Mapping[str, Any], weights: Mapping[str, Any], what: str) -> Network:
     """The network of a supernet's or retraining's configuration, with its weights; `what` names them in an error."""
-    task = rebuild(Task, config["task"])
+    task = rebuild(Task, config["task"]).untrained()
     scheme = Scheme.parse(config["scheme"], task.stages) if "scheme" in config else None
-    classes = weights.get("fc.bias", torch.empty(1)).numel()  # where it is missing, the check below says so
-    net = task.network(classes, scheme, config.get("share", "stage"))
+    net = task.network(task.classes_of(weights), scheme, config.get("share", "stage"))
     check_state_dict(weights, net.state_dict(), what)
     net.load_state_dict(weights)
     return net.eval()

@@ -14,7 +14,7 @@ from torchvision.models import resnet
 from ean_lib.attention import create_attention
 from ean_lib.data import Split
 from ean_lib.devices import find_device
-from ean_lib.networks import Network, eval_mode
+from ean_lib.networks import Network, PluggedNetwork, eval_mode
 from ean_lib.schemes import Scheme
 
 
@@ -55,9 +55,8 @@ def gate_moments(
     if not places:
         raise ValueError("no block is connected to attention, so there is no gate to average")
     for _, _, module in places:
-        if module is not None and not hasattr(module, "gate"):
-            name = type(module).__name__
-            raise ValueError(f"{name} is not one gate that is multiplied with the map; it has no mean to be folded")
+        if module is not None:
+            _check_gate(module)
     if min(pictures, len(split)) < 2:
         raise ValueError(f"the mean gate needs at least 2 pictures, got {min(pictures, len(split))}")
 
@@ -89,6 +88,25 @@ def gate_moments(
         gates = torch.cat(row)
         moments.append(GateMoments(stage, block, gates.mean(0).cpu(), gates.std(0).cpu()))
     return moments
+
+
+def _check_gate(module: nn.Module) -> None:
+    if not hasattr(module, "gate"):
+        name = type(module).__name__
+        raise ValueError(f"{name} is not one gate that is multiplied with the map; it has no mean to be folded")
+
+
+def check_foldable(net: Network) -> None:
+    """`ValueError` unless `fold_constant_gates` can do every block of the network: a gate, after a BatchNorm."""
+    for (_, _, module), block in zip(net.connections(), _where_branches_end(net), strict=True):
+        if module is not None:
+            _check_gate(module)
+            last_batchnorm(block)
+
+
+def _where_branches_end(net: Network) -> list[nn.Module]:
+    """For each bit the module that `last_batchnorm` is to look at: a plugged network knows the branch's end."""
+    return net.branch_modules() if isinstance(net, PluggedNetwork) else list(net.block_modules())
 
 
 def has_gate(attention: str) -> bool:
@@ -129,7 +147,8 @@ def fold_constant_gates(
     """
     moments = gate_moments(net, split, scheme, pictures=pictures, batch_size=batch_size, device=device)
     folded = net.prune(Scheme.none(net.stages)).eval()
-    blocks = dict(zip([(c.stage, c.block) for c in folded.connections()], folded.block_modules(), strict=True))
+    places = [(c.stage, c.block) for c in folded.connections()]
+    blocks = dict(zip(places, _where_branches_end(folded), strict=True))
     for gate in moments:
         norm = last_batchnorm(blocks[gate.stage, gate.block])
         scale = gate.mean.to(norm.weight)
@@ -139,15 +158,16 @@ def fold_constant_gates(
 
 
 def last_batchnorm(block: nn.Module) -> nn.BatchNorm2d:
-    """The BatchNorm at the end of a residual block's branch."""
+    """The BatchNorm at the end of a residual block's branch; or `block` itself, where it is one."""
     norm = None
-    if isinstance(block, resnet.BasicBlock):
+    if isinstance(block, nn.BatchNorm2d) and isinstance(getattr(block, "act", None), nn.Identity | None):
+        norm = block  # timm's have an activation, which a scale cannot be moved across
+    elif isinstance(block, resnet.BasicBlock):
         norm = block.bn2
     elif isinstance(block, resnet.Bottleneck):
         norm = block.bn3
     if not isinstance(norm, nn.BatchNorm2d) or norm.weight is None:
-        advice = "it must be a network of torchvision's residual blocks, as build_network makes them, before fuse()"
-        raise ValueError(
-            f"a gate is folded into the BatchNorm before it, and {type(block).__name__} has none: {advice}"
-        )
+        what = f"a gate is folded into the BatchNorm before it, and {type(block).__name__} has none"
+        advice = "it must be a network of torchvision's residual blocks, or one whose branches end with a BatchNorm"
+        raise ValueError(f"{what}: {advice}, before fuse()")
     return norm

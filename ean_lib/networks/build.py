@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ean_lib.attention import create_attention
+from ean_lib.attention.identity_start import IdentityStart, Start
 from ean_lib.checks import check, check_choice, check_number
 from ean_lib.networks.blocks import BasicBlock, Bottleneck
 from ean_lib.networks.resnet import AttentionResNet, Stage
@@ -59,7 +60,7 @@ def build_network(
     backbone: str, attention: str | None = None, share: Share = "stage", scheme: Scheme | str | None = None,
     num_classes: int = 10, *, width: int | None = None, stem_stride: int | None = None,
     stages: Sequence[int] | None = None, attention_kwargs: Mapping[str, Any] | None = None, seed: int | None = None,
-    blocks: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None, start: Start = "random",
 ) -> AttentionResNet:  # fmt: skip
     """Build a residual network with or without attention.
 
@@ -77,12 +78,14 @@ def build_network(
             left as they were; None draws from those. The backbone is drawn first, so the forms of one seed start from
             the same backbone weights.
         blocks: an older name of ``stages``.
+        start: ``"identity"``: attention changes nothing until it is trained, see `IdentityStart`; for trained weights.
 
     Raises:
         ValueError: for unknown names and sizes that make no network.
     """
     check_choice("backbone", backbone, BACKBONES)
     check("share", share, share in ("stage", "none"), "'stage' (one module per stage) or 'none' (one per block)")
+    check("start", start, start in ("random", "identity"), "'random' or 'identity'")
     spec = BACKBONES[backbone]
     if stages is None:
         stages = spec.stages if blocks is None else blocks
@@ -114,7 +117,7 @@ def build_network(
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
         if attention is not None:
             for stage in net.stage_modules():
-                stage.attention = _attention_of(stage, attention, share, options)
+                stage.attention = _attention_of(stage, attention, share, start, options)
         return net
 
     if seed is None:
@@ -138,8 +141,13 @@ def _checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(options)
 
 
-def _attention_of(stage: Stage, name: str, share: Share, options: Mapping[str, Any]) -> nn.Module:
+def _attention_of(stage: Stage, name: str, share: Share, start: Start, options: Mapping[str, Any]) -> nn.Module:
     """The stage's one module, or a module for each block by its index."""
+
+    def create() -> nn.Module:
+        module = create_attention(name, stage.out_channels, **options)
+        return IdentityStart(module, stage.out_channels) if start == "identity" else module
+
     if share == "stage":
-        return create_attention(name, stage.out_channels, **options)
-    return nn.ModuleDict({str(i): create_attention(name, stage.out_channels, **options) for i in range(stage.depth)})
+        return create()
+    return nn.ModuleDict({str(i): create() for i in range(stage.depth)})

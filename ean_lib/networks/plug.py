@@ -25,38 +25,17 @@ from torch.utils._pytree import tree_leaves
 
 from ean_lib.attention import create_attention
 from ean_lib.attention.common import State
+from ean_lib.attention.identity_start import IdentityStart, Start
 from ean_lib.checks import check, suggest
 from ean_lib.networks.branches import Branch, Branches, Recording, find_branches, record
 from ean_lib.networks.chain import PluggedChain
 from ean_lib.networks.connect import Bit, connect
 from ean_lib.networks.contract import Connection, SchemeLike, check_scheme
+from ean_lib.networks.fine_tuning import backbone_weights, freeze, head_names
 from ean_lib.schemes import Scheme
 
-Start = Literal["random", "identity"]
 BACKBONE = "backbone."  # in front of the backbone's names among the parameters, but not in a state_dict
 PLUGGED = ("attention_modules.", "connected")  # a state_dict's keys that are not the backbone's
-
-
-class IdentityStart(nn.Module):
-    """x + a · (M(x) − x): a module M whose gate is 1 for every input until the strength a, 0 at first, is learned.
-
-    So a trained network computes exactly what it did before anything was plugged in. As a is 0, M itself gets no
-    gradient in the first step; and others report that gates that start as the identity may hardly move afterwards.
-
-    Args:
-        attention: M, called as `y, state = M(x, state)`.
-        channels: C of the maps; each channel has a strength of its own.
-    """
-
-    def __init__(self, attention: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.attention = attention
-        self.strength = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """(B, C, H, W) -> (B, C, H, W) and the new state of M."""
-        y, state = self.attention(x, state)
-        return x + self.strength[:, None, None].to(x.dtype) * (y - x), state
 
 
 class Pass:
@@ -197,6 +176,10 @@ class PluggedNetwork(nn.Module):
         """For each bit the smallest module that computes the block's sum."""
         return [self.backbone.get_submodule(name) for name in self._blocks]
 
+    def branch_modules(self) -> list[nn.Module]:
+        """For each bit the module whose output is f(x), which attention gets."""
+        return [self.backbone.get_submodule(name) for name in self.branches]
+
     def forward(self, x: Tensor, scheme: SchemeLike | None = None) -> Any:
         """What the backbone gives for x, with attention where the scheme connects it.
 
@@ -259,6 +242,24 @@ class PluggedNetwork(nn.Module):
             net.backbone.set_submodule(convolution, fuse_conv_bn_eval(conv, batchnorm))
             net.backbone.set_submodule(norm, rest.eval())
         return net
+
+    def load_backbone(self, state_dict: Mapping[str, Tensor], new_head: bool = False) -> None:
+        """Take the backbone's weights; attention keeps its own.
+
+        Args:
+            state_dict: the weights by name, as the bare network or a plugged one without attention has them.
+            new_head: the layer that gives the class scores keeps its own weights too, as for other classes.
+
+        Raises:
+            ValueError: if a backbone weight is missing, foreign or of another shape; then nothing is loaded.
+        """
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith(PLUGGED)}
+        weights = backbone_weights(state_dict, own, head_names(self.backbone), new_head)
+        self.load_state_dict(weights, strict=False)
+
+    def freeze_backbone(self) -> None:
+        """From now on training changes attention and the head only; see `ean_lib.networks.fine_tuning`."""
+        freeze(self.backbone, without=[self.backbone.get_submodule(name) for name in head_names(self.backbone)])
 
     def unplug(self) -> nn.Module:
         """A copy of the backbone as it was before, without attention and hooks."""

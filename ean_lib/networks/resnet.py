@@ -23,8 +23,8 @@ from ean_lib.attention.common import State
 from ean_lib.checks import check
 from ean_lib.networks.blocks import Block
 from ean_lib.networks.connect import Bit, connect
-from ean_lib.networks.contract import Connection, SchemeLike, check_scheme
-from ean_lib.networks.state_dicts import check_state_dict
+from ean_lib.networks.contract import Connection, SchemeLike, attention_modules, check_scheme
+from ean_lib.networks.fine_tuning import backbone_weights, freeze
 from ean_lib.schemes import Scheme
 
 
@@ -159,12 +159,19 @@ class AttentionResNet(nn.Module):
                     setattr(module, second, nn.Identity())
         return net
 
-    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_backbone(self, state_dict: Mapping[str, Tensor], new_head: bool = False) -> None:
         """Take the backbone's weights, for example torchvision's ImageNet ones; attention keeps its own.
+
+        Args:
+            state_dict: the weights by name.
+            new_head: the last layer keeps its own weights too, as for other classes.
 
         Raises:
             ValueError: if a backbone weight is missing, foreign or of another shape; then nothing is loaded.
         """
         own = {name: value for name, value in self.state_dict().items() if ".attention." not in name}
-        check_state_dict(state_dict, own, "the backbone's weights")
-        self.load_state_dict(dict(state_dict), strict=False)
+        self.load_state_dict(backbone_weights(state_dict, own, ["fc"], new_head), strict=False)
+
+    def freeze_backbone(self) -> None:
+        """From now on training changes attention and the last layer only; see `ean_lib.networks.fine_tuning`."""
+        freeze(self, without=[*attention_modules(self), self.fc])

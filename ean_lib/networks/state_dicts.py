@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ean_lib.checks import check
+
 KEYS_SHOWN = 3
 
 
@@ -31,6 +33,20 @@ def mismatches(weights: Mapping[str, Any], expected: Mapping[str, Tensor]) -> st
         if keys:
             problems.append(f"{len(keys)} {kind} ({_some(keys)})")
     return "; ".join(problems)
+
+
+def named_tensors(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's weights by name, without what people wrap around them: a dictionary of a training, DataParallel's names.
+
+    Raises:
+        ValueError: if they are no mapping.
+    """
+    expected = "a mapping from names to tensors, as `load_weights` gives"
+    check("weights", weights, isinstance(weights, Mapping), expected)
+    for key in ("state_dict", "model"):
+        if isinstance(weights.get(key), Mapping):
+            weights = weights[key]
+    return {str(key).removeprefix("module."): value for key, value in weights.items()}
 
 
 def _some(keys: Sequence[str]) -> str:

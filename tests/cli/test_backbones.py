@@ -150,14 +150,12 @@ def test_a_module_of_ones_own_is_found_by_name_in_this_process_and_in_workers(tm
         (["--attention-module", "my_gates:Scal"], "my_gates has no 'Scal'. Did you mean"),
         (["--attention-module", "my_gatez:Scale"], "my_gatez could not be imported"),
         (["--attention-module", "my_gates:nn"], "a class that inherits from nn.Module"),
-        (["--attention-module", "my_gates:Pooling"], "y of shape (1, 16, 8, 8)"),
+        (["--attention-module", "my_gates:Pooling"], "y of shape (1, 32, 8, 8)"),
         (["--attention-module", "my_gates:Scale", "--attention-options", "group=2"], "Did you mean 'groups'"),
         (["--attention-module", "my_gates:Scale", "--attention-options", "groups=two"], "must be int, got 'two'"),
         (["--backbone", "timm:no_such_net"], "unknown network of timm 'no_such_net'"),
         (["--backbone", "torchvision:vit_b_16"], "cannot be run on an example"),
         (["--weights", "missing.pt"], "there is no weights file missing.pt"),
-        (["--width", "8"], "width is for this library's own networks"),
-        (["--attention", "cbam", "--new-head"], "new_head leaves a layer out"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence_and_leave_no_folder(options, message, my_module, tmp_path, capsys) -> None:

@@ -191,11 +191,21 @@ def readme_blocks(language: str) -> list[str]:
 
 def test_the_examples_of_the_readme_run(capsys):
     """The first with fewer images and epochs than it has."""
-    example, of_the_table = readme_blocks("python")
+    example, plugged, of_the_table = readme_blocks("python")
     assert len(example.strip().splitlines()) <= 22
     example = re.sub(r"epochs=\d+", "epochs=1", example).replace('"cued_shapes"', '"cued_shapes", subset=256')
     exec(compile(example, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+    # A smaller network, without a download, and generated pictures in place of a folder.
+    for there, here in {
+        '"image_folder:PATH"': '"cued_shapes", subset=256',
+        '"resnet50d", pretrained=True': '"test_resnet"',
+        "epochs=4": "epochs=1",
+    }.items():
+        assert there in plugged
+        plugged = plugged.replace(there, here)
+    exec(compile(plugged, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("(1, 1, 1, 1) ['layer1.0.bn2', ")
     exec(compile(of_the_table, "README.md", "exec"), {})
     scheme, accuracy = capsys.readouterr().out.split()
     assert len(scheme) == 8 and 50 < float(accuracy) < 100

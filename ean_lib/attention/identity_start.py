@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -34,11 +35,12 @@ class IdentityStart(nn.Module):
         return x + self.strength[:, None, None].to(x.dtype) * (y - x), state
 
     @property
-    def gate(self):  # a property, so that a module without one gate has none here either
+    def gate(self) -> Callable[..., Tensor]:  # a property, so that there is none where the module has none
         """The function (x, state) -> 1 + a · (g − 1), where g is M's gate: (B, C), or (B, C, H, W)."""
         gate_of = self.attention.gate
 
         def gate(x: Tensor, state: State = None) -> Tensor:
+            """(B, C, H, W) -> (B, C) or (B, C, H, W)."""
             g = gate_of(x, state)
             channels = len(self.strength)
             if g.ndim == 4:  # (B, G, H, W): one map for each group of channels

@@ -20,8 +20,7 @@ from ean_lib.schemes import Scheme
 
 Share = Literal["stage", "none"]
 
-# The backward pass of narrower strided 1x1 convolutions in channels-last order crashes PyTorch 2.15 on CPUs.
-NARROWEST = 8
+NARROWEST = 8  # channels of the first stage
 HIGHEST_SEED = 2**64 - 1  # that torch takes
 
 

@@ -17,11 +17,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet
 
 from ean_lib.attention.common import State
 from ean_lib.checks import check
-from ean_lib.networks.blocks import Block
+from ean_lib.networks.blocks import Block, shortcut_convolution
 from ean_lib.networks.connect import Bit, connect
 from ean_lib.networks.contract import Connection, SchemeLike, attention_modules, check_scheme
 from ean_lib.networks.fine_tuning import backbone_weights, freeze
@@ -42,7 +41,7 @@ class Stage(nn.Module):
         for i in range(depth):
             downsample = None
             if stride != 1 or inputs != self.out_channels:
-                convolution = resnet.conv1x1(inputs, self.out_channels, stride)
+                convolution = shortcut_convolution(inputs, self.out_channels, stride)
                 downsample = nn.Sequential(convolution, nn.BatchNorm2d(self.out_channels))
             self.add_module(str(i), block(inputs, planes, stride, downsample))
             inputs, stride = self.out_channels, 1

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ean_lib.networks import BACKBONES, AttentionResNet, build_network
+from ean_lib.networks.blocks import NarrowShortcut, shortcut_convolution
 from ean_lib.schemes import Scheme
 
 STAGES = (2, 1, 2)
@@ -220,3 +224,38 @@ def test_foreign_backbone_weights_are_refused_and_nothing_is_loaded() -> None:
         with pytest.raises(ValueError, match="the backbone's weights do not fit"):
             net.load_backbone(broken)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+NARROW_AND_LARGE = """
+import torch
+from ean_lib.networks import build_network
+net = build_network("resnet18", "se", width=8, stages=(1, 1, 1, 1), seed=0).to(memory_format=torch.channels_last)
+for _ in range(8):
+    x = torch.randn(2, 3, 224, 224).to(memory_format=torch.channels_last)
+    net(x).sum().backward()
+    others = [torch.randn(50 * n) for n in range(1, 60)]
+print("alive")
+"""
+
+
+def test_a_narrow_network_is_trained_on_large_images() -> None:
+    """A shortcut's strided convolution wrote over foreign memory: "free(): invalid next size"."""
+    environment = {"MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", NARROW_AND_LARGE]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_a_narrow_shortcut_computes_what_a_convolution_does() -> None:
+    narrow = shortcut_convolution(8, 16, 2).double()
+    assert type(narrow) is NarrowShortcut and type(shortcut_convolution(16, 32, 2)) is nn.Conv2d
+    plain = nn.Conv2d(8, 16, 1, 2, bias=False).double()
+    plain.load_state_dict(narrow.state_dict())
+    results = []
+    for convolution in (narrow, plain):
+        x = torch.randn(2, 8, 9, 7, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+        y = convolution(x)
+        y.square().sum().backward()
+        results.append((y, x.grad, convolution.weight.grad))
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs)

@@ -92,7 +92,9 @@ def copy_book(book: Path, target: Path) -> None:
         )
     if marker.is_file():
         for name in marker.read_text().splitlines():
-            (target / name).unlink(missing_ok=True)
+            copied_before = (target / name).resolve()
+            if copied_before.is_relative_to(target.resolve()):  # a marker written by hand may point elsewhere
+                copied_before.unlink(missing_ok=True)
     ignored = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__", "_build")
     shutil.copytree(book, target, ignore=ignored, dirs_exist_ok=True)
     copied = sorted(path.relative_to(book) for path in book.rglob("*") if path.is_file())

@@ -244,6 +244,15 @@ def plot(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def _check_ours(out: Path) -> None:
+    """`ValueError` where a report would replace somebody else's files: ours has the table of runs beside it."""
+    csv = out / "report.csv"
+    ours = csv.is_file() and csv.read_text(errors="replace").startswith("dataset,backbone,form,")
+    for name in ("report.md", "report.csv", "report.png"):
+        if (out / name).exists() and not ours:
+            raise ValueError(f"{out / name} is no report of ours; choose another --out; nothing was changed")
+
+
 def write_report(folders: tuple[Path, ...], out: Path = Path("runs/report")) -> str:
     """Compare finished retrainings: report.md, report.csv (every run) and report.png; the table is returned.
 
@@ -256,6 +265,7 @@ def write_report(folders: tuple[Path, ...], out: Path = Path("runs/report")) -> 
         out: Where the report is written.
     """
     frame, notes = _collect(folders)
+    _check_ours(out)
     table = to_markdown(frame) + "".join(f"\n{note}\n" for note in notes)
     write_atomically(out / "report.md", table)
     write_atomically(out / "report.csv", frame.to_csv(index=False, lineterminator="\n"))

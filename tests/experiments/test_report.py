@@ -157,3 +157,16 @@ def test_the_time_increment_of_a_report_and_of_the_readme_is_the_paired_one() ->
         assert table.loc[form, "time_increment"] == median
         line = next(line for line in readme if line.startswith("| cued_shapes") and f"| {form} |" in line)
         assert line.split(" | ")[-1] == f"{100 * median:.1f} |"
+
+
+def test_a_report_replaces_its_own_files_only(tmp_path: Path) -> None:
+    retraining(tmp_path / "run", 90.0)
+    own, foreign = tmp_path / "own", tmp_path / "foreign"
+    write_report((tmp_path / "run",), own)
+    write_report((tmp_path / "run",), own)
+    foreign.mkdir()
+    (foreign / "report.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"report\.md is no report of ours"):
+        write_report((tmp_path / "run",), foreign)
+    assert [path.name for path in foreign.iterdir()] == ["report.md"]
+    assert (foreign / "report.md").read_text() == "mine"
